@@ -1,0 +1,38 @@
+//! Bullwork runs a team's PostgreSQL chores as jobs in Bull-compatible Redis queues.
+//!
+//! The modules form layers; each may use those above it in this list, never those below
+//! (`tests/integration/layers.rs` checks it):
+//!
+//! 1. plain: [`clock`] [`cron`] [`identity`] [`redact`] [`shutdown`] [`logging`] [`config`]
+//! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`webhook`] [`sentry`]
+//! 3. [`queue`]: Bull 4's layout in Redis, the only place that knows Redis keys
+//! 4. engines: [`worker`] [`schedule`], which know kinds of job only through [`worker::JobKind`]
+//! 5. work: [`jobs`], one file a kind, and [`replication`], the engine behind most of them
+//! 6. faces: [`ops`], each operator verb once, then [`cli`], [`repl`] and [`web`], which call it
+
+pub mod clock;
+pub mod config;
+pub mod cron;
+pub mod identity;
+pub mod logging;
+pub mod redact;
+pub mod shutdown;
+
+pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod sentry;
+pub mod webhook;
+
+pub mod queue;
+
+pub mod schedule;
+pub mod worker;
+
+pub mod jobs;
+pub mod replication;
+
+pub mod cli;
+pub mod ops;
+pub mod repl;
+pub mod web;

@@ -1,0 +1,333 @@
+//! PostgreSQL: connecting, quoting, and errors that say what to do. Knows nothing of jobs.
+//!
+//! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
+//! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
+
+pub mod tls;
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use tokio_postgres::{Client, Config};
+use tokio_util::sync::CancellationToken;
+
+use crate::redact::{self, Secret};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A dead peer is noticed after about a minute: `IDLE` + `RETRIES` × `INTERVAL`.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// What can go wrong between us and a server.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// The URL cannot be used.
+    #[error("{0}")]
+    Url(String),
+    /// No session with the server.
+    #[error("connecting to {database}: {reason}")]
+    Connect {
+        /// Masked URL.
+        database: String,
+        /// The server's or the network's words.
+        reason: String,
+    },
+    /// The server refused a statement.
+    #[error("{doing}: {reason}")]
+    Statement {
+        /// What we were doing.
+        doing: String,
+        /// The server's words with their code.
+        reason: String,
+    },
+}
+
+/// A database that can be connected to. Prints without password.
+#[derive(Clone)]
+pub struct Database {
+    config: Config,
+    tls: tls::Mode,
+    shown: String,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl PartialEq for Database {
+    fn eq(&self, other: &Self) -> bool {
+        self.config == other.config
+    }
+}
+
+impl Database {
+    /// Reads a `postgres://` or `postgresql://` URL. Nothing is connected.
+    ///
+    /// # Errors
+    /// When the text is no such URL, without showing its password.
+    pub fn parse(text: &str) -> Result<Self, PostgresError> {
+        let text = text.trim();
+        let mut url = url::Url::parse(text)
+            .map_err(|e| PostgresError::Url(format!("is not a URL ({e}); write postgres://user:password@host:5432/name")))?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(PostgresError::Url(format!("scheme `{}` is not `postgres` or `postgresql`", url.scheme())));
+        }
+        if let Some(password) = url.password() {
+            redact::remember(password);
+        }
+        // sslmode and sslrootcert are ours: tokio-postgres knows only three of libpq's modes.
+        let mut mode = None;
+        let mut root = None;
+        let kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter_map(|(name, value)| match &*name {
+                "sslmode" | "ssl" => {
+                    mode = Some(value.into_owned());
+                    None
+                }
+                "sslrootcert" => {
+                    root = Some(value.into_owned());
+                    None
+                }
+                _ => Some((name.into_owned(), value.into_owned())),
+            })
+            .collect();
+        url.set_query(None);
+        if !kept.is_empty() {
+            url.query_pairs_mut().extend_pairs(kept);
+        }
+        let tls = tls::Mode::parse(mode.as_deref(), root.as_deref()).map_err(PostgresError::Url)?;
+        let mut config: Config = url
+            .as_str()
+            .parse()
+            .map_err(|e: tokio_postgres::Error| PostgresError::Url(redact::scrub(&format!("cannot be used: {}", explain(&e)))))?;
+        if let Some(password) = config.get_password() {
+            redact::remember(&String::from_utf8_lossy(password));
+        }
+        if config.get_hosts().is_empty() {
+            return Err(PostgresError::Url("names no host; write postgres://user:password@host:5432/name".to_owned()));
+        }
+        if config.get_dbname().is_none() && config.get_user().is_none() {
+            return Err(PostgresError::Url("names no database; write postgres://user:password@host:5432/name".to_owned()));
+        }
+        config
+            .ssl_mode(tls.wire_mode())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(Duration::from_secs(60))
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES);
+        Ok(Database { config, tls, shown: redact::mask_url(text) })
+    }
+
+    /// Name of the database; PostgreSQL's default is the user's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.config.get_dbname().or(self.config.get_user()).unwrap_or_default()
+    }
+
+    /// Opens a session that shows itself as `bullwork: <purpose>` in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// When there is no session to be had within 15 s.
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, PostgresError> {
+        let refused = |reason: String| PostgresError::Connect { database: self.shown.clone(), reason: redact::scrub(&reason) };
+        let mut config = self.config.clone();
+        config.application_name(format!("bullwork: {purpose}"));
+        let connector = self.tls.connector().map_err(refused)?;
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT + Duration::from_secs(5), config.connect(connector));
+        let (client, connection) = match attempt.await {
+            Ok(Ok(pair)) => pair,
+            Ok(Err(error)) => return Err(refused(explain(&error))),
+            Err(_) => return Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs() + 5))),
+        };
+        let closed = CancellationToken::new();
+        let closing = closed.clone();
+        let task = tokio::spawn(async move {
+            // The client's own calls report the error; here only the end matters.
+            let _ = connection.await;
+            closing.cancel();
+        });
+        Ok(Connection { client, closed, task })
+    }
+
+    /// The environment that makes a PostgreSQL client program connect here, so that nothing
+    /// secret stands in its arguments. Values are secret as a whole.
+    #[must_use]
+    pub fn client_environment(&self) -> Vec<(&'static str, Secret)> {
+        use tokio_postgres::config::Host;
+        let mut vars = Vec::new();
+        if let Some(host) = self.config.get_hosts().first() {
+            let host = match host {
+                Host::Tcp(name) => name.clone(),
+                Host::Unix(path) => path.display().to_string(),
+            };
+            vars.push(("PGHOST", host));
+        }
+        vars.push(("PGPORT", self.config.get_ports().first().unwrap_or(&5432).to_string()));
+        if let Some(user) = self.config.get_user() {
+            vars.push(("PGUSER", user.to_owned()));
+        }
+        vars.push(("PGDATABASE", self.name().to_owned()));
+        vars.push(("PGSSLMODE", self.tls.libpq_mode().to_owned()));
+        if let Some(root) = self.tls.root_certificate() {
+            vars.push(("PGSSLROOTCERT", root.to_owned()));
+        }
+        vars.push(("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string()));
+        let mut vars: Vec<(&'static str, Secret)> = vars.into_iter().map(|(n, v)| (n, Secret::unremembered(v))).collect();
+        if let Some(password) = self.config.get_password() {
+            vars.push(("PGPASSWORD", Secret::new(String::from_utf8_lossy(password).into_owned())));
+        }
+        vars
+    }
+}
+
+/// A session; it ends when this is dropped.
+pub struct Connection {
+    client: Client,
+    closed: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Connection {
+    /// Cancelled when the session has ended, from whichever side.
+    #[must_use]
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
+    /// For `BEGIN` … through `Client::transaction`, which needs it mutable.
+    pub fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Without this a statement that still runs would keep its locks until its end.
+        self.task.abort();
+    }
+}
+
+/// `name` quoted as an identifier, whatever it holds.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `schema.name`, both quoted.
+#[must_use]
+pub fn quote_qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", quote_identifier(schema), quote_identifier(name))
+}
+
+/// `text` quoted as a literal that reads the same under every setting of
+/// `standard_conforming_strings`.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// The server's message with detail, hint and code; or the whole chain of a client-side error.
+#[must_use]
+pub fn explain(error: &tokio_postgres::Error) -> String {
+    let text = match error.as_db_error() {
+        Some(db) => {
+            let mut text = db.message().to_owned();
+            for extra in [db.detail(), db.hint(), db.where_()].into_iter().flatten() {
+                text.push_str("; ");
+                text.push_str(extra);
+            }
+            format!("{text} (SQLSTATE {})", db.code().code())
+        }
+        None => {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(error);
+            while let Some(inner) = source {
+                let inner_text = inner.to_string();
+                if !text.contains(&inner_text) {
+                    text.push_str(": ");
+                    text.push_str(&inner_text);
+                }
+                source = inner.source();
+            }
+            text
+        }
+    };
+    redact::scrub(&text)
+}
+
+/// Adds what we were doing to a driver's error.
+pub trait Doing<T> {
+    /// Turns the error into one that reads `<what>: <the server's words>`.
+    ///
+    /// # Errors
+    /// The same error, told better.
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, PostgresError>;
+}
+
+impl<T> Doing<T> for Result<T, tokio_postgres::Error> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, PostgresError> {
+        self.map_err(|error| PostgresError::Statement { doing: what(), reason: explain(&error) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted_whatever_they_hold() {
+        assert_eq!(quote_qualified("public", "knowledge-elements"), "\"public\".\"knowledge-elements\"");
+        assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal("a\\b"), " E'a\\\\b'");
+    }
+
+    #[test]
+    fn bad_urls_are_told_without_their_password() {
+        for (url, wanted) in [
+            ("mysql://u:topsecret@h/d", "scheme `mysql`"),
+            ("postgres:///", "names no"),
+            ("nonsense", "is not a URL"),
+            ("postgres://u:topsecret@h/d?sslmode=maybe", "sslmode"),
+        ] {
+            let text = Database::parse(url).unwrap_err().to_string();
+            assert!(text.contains(wanted), "{url}: {text}");
+            assert!(!text.contains("topsecret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn children_connect_by_environment() {
+        let database = Database::parse("postgres://me:pass%2Fword@db.example:6000/shop?sslmode=require").unwrap();
+        let env: Vec<(&str, String)> =
+            database.client_environment().into_iter().map(|(n, v)| (n, v.expose().to_owned())).collect();
+        assert!(env.contains(&("PGHOST", "db.example".to_owned())));
+        assert!(env.contains(&("PGPORT", "6000".to_owned())));
+        assert!(env.contains(&("PGPASSWORD", "pass/word".to_owned())));
+        assert!(env.contains(&("PGSSLMODE", "require".to_owned())));
+        assert_eq!(format!("{database}"), "postgres://me:***@db.example:6000/shop?sslmode=require");
+    }
+}

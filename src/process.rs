@@ -1,0 +1,182 @@
+//! Child processes: no shell, nothing secret in arguments, and no child outlives its run.
+//!
+//! A child leads a process group of its own. When the future that waits for it is dropped or
+//! the run is stopped, the whole group gets SIGTERM, then SIGKILL after [`GRACE`].
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::redact::{Secret, scrub};
+
+/// From SIGTERM to SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(3);
+/// Lines of stderr kept for the error message.
+const STDERR_LINES: usize = 12;
+
+/// Why a child did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The program is not there.
+    #[error("`{0}` is not installed or not on PATH")]
+    Missing(String),
+    /// It could not be started, or its output not be read.
+    #[error("running `{program}`: {reason}")]
+    Io {
+        /// The program.
+        program: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// It ran and failed.
+    #[error("`{program}` ended with {status}: {stderr}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// `exit code 1` or `signal 9`.
+        status: String,
+        /// Its last lines on stderr, secrets masked.
+        stderr: String,
+    },
+}
+
+/// A program to run.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    command: Command,
+}
+
+impl Program {
+    /// `name` is looked up on PATH unless it holds a slash.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let mut command = Command::new(name);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        Program { name: name.to_owned(), command }
+    }
+
+    /// Adds arguments; never secrets, which any user of the machine can read there.
+    #[must_use]
+    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Adds environment variables, where secrets belong.
+    #[must_use]
+    pub fn secret_env(mut self, vars: impl IntoIterator<Item = (&'static str, Secret)>) -> Self {
+        for (name, value) in vars {
+            self.command.env(name, value.expose());
+        }
+        self
+    }
+
+    /// Runs it to its end and returns what it wrote to stdout.
+    ///
+    /// # Errors
+    /// When it cannot be started, cannot be read, or does not exit with 0.
+    pub async fn output(mut self) -> Result<Vec<u8>, ProcessError> {
+        let io = |e: std::io::Error, name: &str| {
+            if e.kind() == std::io::ErrorKind::NotFound {
+                ProcessError::Missing(name.to_owned())
+            } else {
+                ProcessError::Io { program: name.to_owned(), reason: e.to_string() }
+            }
+        };
+        let mut group = Group::new(self.command.spawn().map_err(|e| io(e, &self.name))?);
+        let mut stdout = group.child.stdout.take().expect("stdout was piped above");
+        let stderr = group.child.stderr.take().expect("stderr was piped above");
+        let mut out = Vec::new();
+        let (read, tail) = tokio::join!(stdout.read_to_end(&mut out), tail_of(stderr));
+        read.map_err(|e| io(e, &self.name))?;
+        let status = group.child.wait().await.map_err(|e| io(e, &self.name))?;
+        group.disarm();
+        if status.success() {
+            return Ok(out);
+        }
+        use std::os::unix::process::ExitStatusExt;
+        let status = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "no exit code".to_owned(),
+        };
+        Err(ProcessError::Failed { program: self.name, status, stderr: tail })
+    }
+}
+
+async fn tail_of(stderr: impl tokio::io::AsyncRead + Unpin) -> String {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut tail = std::collections::VecDeque::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if tail.len() == STDERR_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(scrub(&line));
+    }
+    if tail.is_empty() { "nothing on stderr".to_owned() } else { Vec::from(tail).join(" | ") }
+}
+
+/// A child and all that it started; killed as one when dropped early.
+struct Group {
+    child: Child,
+    leader: Option<Pid>,
+}
+
+impl Group {
+    fn new(child: Child) -> Self {
+        let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Group { child, leader }
+    }
+
+    fn disarm(&mut self) {
+        self.leader = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader {
+            // The group may be gone already; then there is nothing to stop.
+            let _ = killpg(leader, Signal::SIGTERM);
+            std::thread::spawn(move || {
+                std::thread::sleep(GRACE);
+                let _ = killpg(leader, Signal::SIGKILL);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failed_child_tells_its_code_and_last_words() {
+        let error = Program::new("sh").args(["-c", "echo dying >&2; exit 3"]).output().await.unwrap_err().to_string();
+        assert_eq!(error, "`sh` ended with exit code 3: dying");
+        let error = Program::new("no-such-program-here").output().await.unwrap_err().to_string();
+        assert_eq!(error, "`no-such-program-here` is not installed or not on PATH");
+    }
+
+    #[tokio::test]
+    async fn dropping_the_wait_kills_the_whole_group() {
+        let marker = format!("31{:05}", std::process::id() % 100_000);
+        let script = format!("sleep {marker} & sleep {marker}");
+        let _ = tokio::time::timeout(Duration::from_millis(300), Program::new("sh").args(["-c", &script]).output()).await;
+        for _ in 0..50 {
+            let left = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+                std::fs::read(entry.path().join("cmdline")).is_ok_and(|c| c == format!("sleep\0{marker}\0").into_bytes())
+            });
+            if !left {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("a child outlived its run");
+    }
+}

@@ -1,0 +1,115 @@
+//! Redis: the connection pool and dedicated connections. Knows no key.
+//!
+//! Hazard (design §4): a redis connection has a response timeout and a dropped future does not
+//! stop the server-side command, so the pool is for short commands only; a subscriber gets a
+//! connection of its own.
+
+use std::time::Duration;
+
+use deadpool_redis::{Config, Pool, PoolConfig, Runtime};
+
+use crate::redact;
+
+/// Longest wait for one short command, and for a connection.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What can go wrong between us and Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// The URL cannot be used.
+    #[error("REDIS_URL {0}")]
+    Url(String),
+    /// No connection to be had.
+    #[error("connecting to Redis at {url}: {reason}")]
+    Connect {
+        /// Masked URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// Redis answered with an error, or not in time.
+    #[error("{0}")]
+    Command(String),
+}
+
+impl From<redis::RedisError> for RedisError {
+    fn from(error: redis::RedisError) -> Self {
+        RedisError::Command(redact::scrub(&error.to_string()))
+    }
+}
+
+/// A Redis server. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis {
+    pool: Pool,
+    client: redis::Client,
+    shown: String,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl Redis {
+    /// Reads the URL. Nothing is connected.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn new(url: &str) -> Result<Self, RedisError> {
+        let shown = redact::mask_url(url);
+        if let Ok(parsed) = url::Url::parse(url)
+            && let Some(password) = parsed.password()
+        {
+            redact::remember(password);
+        }
+        let bad = |e: String| {
+            RedisError::Url(format!(
+                "`{shown}` cannot be used: {}; write redis://[user:password@]host:6379[/database]",
+                redact::scrub(&e)
+            ))
+        };
+        let client = redis::Client::open(url).map_err(|e| bad(e.to_string()))?;
+        let mut config = Config::from_url(url);
+        let mut sizes = PoolConfig::new(16);
+        sizes.timeouts.wait = Some(COMMAND_TIMEOUT);
+        sizes.timeouts.create = Some(COMMAND_TIMEOUT);
+        sizes.timeouts.recycle = Some(COMMAND_TIMEOUT);
+        config.pool = Some(sizes);
+        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|e| bad(e.to_string()))?;
+        Ok(Redis { pool, client, shown })
+    }
+
+    /// The URL without password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn refused(&self, reason: impl std::fmt::Display) -> RedisError {
+        RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason.to_string()) }
+    }
+
+    /// A pooled connection for short commands.
+    ///
+    /// # Errors
+    /// When none is to be had within 10 s.
+    pub async fn connection(&self) -> Result<deadpool_redis::Connection, RedisError> {
+        let mut connection = self.pool.get().await.map_err(|e| self.refused(e))?;
+        connection.as_mut().set_response_timeout(COMMAND_TIMEOUT);
+        Ok(connection)
+    }
+
+    /// A connection of its own for subscriptions.
+    ///
+    /// # Errors
+    /// When none is to be had within 10 s.
+    pub async fn subscriber(&self) -> Result<redis::aio::PubSub, RedisError> {
+        match tokio::time::timeout(COMMAND_TIMEOUT, self.client.get_async_pubsub()).await {
+            Ok(Ok(pubsub)) => Ok(pubsub),
+            Ok(Err(error)) => Err(self.refused(error)),
+            Err(_) => Err(self.refused(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()))),
+        }
+    }
+}

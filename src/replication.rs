@@ -1,0 +1,13 @@
+//! The engines behind the replication kinds.
+//!
+//! - [`settings`]: source, target, and which table is copied how
+//! - [`full`]: everything, streamed, into the target
+//! - [`incremental`]: what was appended since the last run
+//! - [`learning_content`]: an HTTP API's JSON into tables
+//! - [`schema_export`]: definitions only, into a catalogue database
+
+pub mod full;
+pub mod incremental;
+pub mod learning_content;
+pub mod schema_export;
+pub mod settings;

@@ -1,0 +1,211 @@
+//! Settings that several replication kinds share: source, target, and the mode of each table.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::config::{Reader, Setting};
+use crate::postgres::{self, Database};
+
+/// The database that is copied from.
+pub static SOURCE_DATABASE_URL: Setting =
+    Setting::new("SOURCE_DATABASE_URL", "Database to copy from: postgres://user:password@host:5432/name?sslmode=require.");
+/// The database that is copied to.
+pub static TARGET_DATABASE_URL: Setting = Setting::new(
+    "TARGET_DATABASE_URL",
+    "Database to copy to (the warehouse). DATABASE_URL is accepted too; when both are set they must agree.",
+)
+.aliases(&["DATABASE_URL"]);
+/// Mode of each table.
+pub static BACKUP_MODE: Setting = Setting::new(
+    "BACKUP_MODE",
+    "JSON object from table name to `incremental` (only new rows are appended), `none` (never touched) or `full`. Tables it does not name are copied in full. Names are exact; `schema.table` outside `public`. Example: {\"knowledge-elements\":\"incremental\",\"audit\":\"none\"}",
+)
+.default("{}");
+/// Whether foreign keys are copied.
+pub static RESTORE_FK_CONSTRAINTS: Setting =
+    Setting::new("RESTORE_FK_CONSTRAINTS", "Whether the full copy makes the source's foreign keys on the target: true or false.")
+        .default("true");
+/// Parallelism.
+pub static PG_RESTORE_JOBS: Setting =
+    Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");
+
+/// A table by its exact names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    /// Schema.
+    pub schema: String,
+    /// Name inside the schema.
+    pub name: String,
+}
+
+impl TableName {
+    /// A table of schema `public`.
+    #[must_use]
+    pub fn public(name: &str) -> Self {
+        TableName { schema: "public".to_owned(), name: name.to_owned() }
+    }
+
+    /// Quoted for SQL, with its schema.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        postgres::quote_qualified(&self.schema, &self.name)
+    }
+}
+
+/// As people write it: the plain name in `public`, else `schema.name`.
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.schema == "public" { f.write_str(&self.name) } else { write!(f, "{}.{}", self.schema, self.name) }
+    }
+}
+
+/// How a table gets to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableMode {
+    /// Copied whole by the full replication.
+    Full,
+    /// Kept by the full replication; new rows are appended by the incremental one.
+    Incremental,
+    /// Kept by both.
+    None,
+}
+
+/// `BACKUP_MODE`: the tables it names, in its order. A key is resolved against the source's
+/// catalogue by [`TableModes::resolve`], because a name may hold dots itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableModes {
+    entries: Vec<(String, TableMode)>,
+}
+
+impl TableModes {
+    /// Reads `BACKUP_MODE`.
+    pub fn from_settings(reader: &Reader<'_>) -> Self {
+        let object: Map<String, Value> = reader.json(&BACKUP_MODE, "an object such as {\"answers\":\"incremental\"}");
+        let mut entries = Vec::new();
+        for (table, mode) in object {
+            let mode = match mode.as_str() {
+                Some("incremental") => TableMode::Incremental,
+                Some("none") => TableMode::None,
+                Some("full") => TableMode::Full,
+                _ => {
+                    reader.problem(
+                        BACKUP_MODE.name,
+                        format!("table `{table}` has mode {mode}; write \"incremental\", \"none\" or \"full\""),
+                    );
+                    continue;
+                }
+            };
+            entries.push((table, mode));
+        }
+        TableModes { entries }
+    }
+
+    /// Modes given in code.
+    pub fn of<'a>(entries: impl IntoIterator<Item = (&'a str, TableMode)>) -> Self {
+        TableModes { entries: entries.into_iter().map(|(t, m)| (t.to_owned(), m)).collect() }
+    }
+
+    /// The keys with this mode, as written and in order.
+    pub fn keys_with(&self, mode: TableMode) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(move |(_, m)| *m == mode).map(|(t, _)| t.as_str())
+    }
+
+    /// The mode written for `table`, under either spelling; [`TableMode::Full`] when none is.
+    #[must_use]
+    pub fn mode_of(&self, table: &TableName) -> TableMode {
+        let qualified = format!("{}.{}", table.schema, table.name);
+        self.entries
+            .iter()
+            .find(|(key, _)| (table.schema == "public" && *key == table.name) || *key == qualified)
+            .map_or(TableMode::Full, |(_, mode)| *mode)
+    }
+
+    /// Keys that name no table of `existing`: a mistake somebody would otherwise find out about
+    /// by a table that is copied, or not copied, against their wish.
+    #[must_use]
+    pub fn unknown<'a>(&'a self, existing: &[TableName]) -> Vec<&'a str> {
+        self.entries
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .filter(|key| {
+                !existing.iter().any(|t| (t.schema == "public" && *key == t.name) || *key == format!("{}.{}", t.schema, t.name))
+            })
+            .collect()
+    }
+}
+
+/// Reads a database setting; a missing or unusable one is a problem of `setting`.
+pub fn database(reader: &Reader<'_>, setting: &Setting) -> Option<Database> {
+    let Some(text) = reader.optional(setting) else {
+        reader.problem(setting.name, "is not set; write postgres://user:password@host:5432/name");
+        return None;
+    };
+    match Database::parse(&text) {
+        Ok(database) => Some(database),
+        Err(error) => {
+            reader.problem(setting.name, error.to_string());
+            None
+        }
+    }
+}
+
+/// The source database.
+pub fn source(reader: &Reader<'_>) -> Option<Database> {
+    database(reader, &SOURCE_DATABASE_URL)
+}
+
+/// The target database. The reference system wrote it through two variables that nothing
+/// compared (contract §2); here they must agree.
+pub fn target(reader: &Reader<'_>) -> Option<Database> {
+    let target = database(reader, &TARGET_DATABASE_URL)?;
+    let environment = reader.environment();
+    if let (Some(_), Some((other, _))) = (environment.get("TARGET_DATABASE_URL"), environment.get("DATABASE_URL")) {
+        match Database::parse(other) {
+            Ok(other) if other == target => {}
+            Ok(other) => reader
+                .problem("DATABASE_URL", format!("names {other} but TARGET_DATABASE_URL names {target}; set one of them only")),
+            Err(error) => reader.problem("DATABASE_URL", error.to_string()),
+        }
+    }
+    Some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[test]
+    fn table_modes_are_read_in_order_and_mistakes_are_named() {
+        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremental","A.x":"none","c":"full"}"#)]);
+        let reader = Reader::new(&environment);
+        let modes = TableModes::from_settings(&reader);
+        assert!(reader.finish().is_ok());
+        assert_eq!(modes.keys_with(TableMode::Incremental).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(modes.mode_of(&TableName { schema: "A".into(), name: "x".into() }), TableMode::None);
+        assert_eq!(modes.mode_of(&TableName::public("other")), TableMode::Full);
+        assert_eq!(modes.unknown(&[TableName::public("b"), TableName::public("c")]), ["A.x"]);
+
+        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremantal"}"#)]);
+        let reader = Reader::new(&environment);
+        TableModes::from_settings(&reader);
+        let error = reader.finish().unwrap_err().to_string();
+        assert!(error.contains("table `b` has mode \"incremantal\""), "{error}");
+
+        let environment = Environment::of([("BACKUP_MODE", "nonsense")]);
+        let reader = Reader::new(&environment);
+        TableModes::from_settings(&reader);
+        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE should be a JSON value"));
+    }
+
+    #[test]
+    fn two_names_for_the_target_must_agree() {
+        let environment =
+            Environment::of([("TARGET_DATABASE_URL", "postgres://u:pw1234@h/a"), ("DATABASE_URL", "postgres://u:pw1234@h/b")]);
+        let reader = Reader::new(&environment);
+        target(&reader);
+        let error = reader.finish().unwrap_err().to_string();
+        assert!(error.contains("set one of them only") && !error.contains("pw1234"), "{error}");
+    }
+}

@@ -1,0 +1,211 @@
+//! A PostgreSQL cluster of its own for a test.
+//!
+//! `initdb` runs once a day and user; each cluster is a copy of that template, which takes a
+//! fraction of the time. PostgreSQL refuses to run as root, so root runs it as `postgres`.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio_postgres::{Client, NoTls};
+
+use super::{Server, free_port};
+
+pub const PASSWORD: &str = "correct horse battery";
+
+pub struct Cluster {
+    server: Option<Server>,
+    pub port: u16,
+    directory: tempfile::TempDir,
+}
+
+/// Directory of the newest installed server's programs.
+pub fn programs() -> PathBuf {
+    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let major = entry.file_name().to_string_lossy().parse().ok()?;
+            let bin = entry.path().join("bin");
+            bin.join("initdb").exists().then_some((major, bin))
+        })
+        .collect();
+    found.sort();
+    found.pop().map(|(_, bin)| bin).expect("PostgreSQL is installed (scripts/test installs it)")
+}
+
+fn as_server_user(command: &mut Command) {
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user `postgres` exists");
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
+}
+
+fn give_to_server_user(path: &Path) {
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user `postgres` exists");
+        nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("root may chown");
+    }
+}
+
+fn run(mut command: Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The data directory that clusters are copied from; made once by whoever comes first.
+fn template() -> PathBuf {
+    let root = std::env::temp_dir().join(format!("bullwork-test-template-{}", nix::unistd::geteuid()));
+    std::fs::create_dir_all(&root).expect("the temporary directory is writable");
+    give_to_server_user(&root);
+    let data = root.join("data");
+    let lock = std::fs::File::create(root.join("lock")).expect("the lock file can be made");
+    let _held =
+        nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e).expect("the lock is granted");
+    if !data.join("ready").exists() {
+        let _ = std::fs::remove_dir_all(&data);
+        let password = root.join("password");
+        std::fs::write(&password, PASSWORD).expect("the password file can be written");
+        give_to_server_user(&password);
+        let mut initdb = Command::new(programs().join("initdb"));
+        initdb
+            .arg("-D")
+            .arg(&data)
+            .args(["-U", "owner", "-A", "scram-sha-256", "--no-sync", "--wal-segsize=1", "-E", "UTF8", "--locale=C.UTF-8"])
+            .arg(format!("--pwfile={}", password.display()));
+        as_server_user(&mut initdb);
+        run(initdb);
+        std::fs::write(data.join("ready"), "").expect("the marker can be written");
+    }
+    data
+}
+
+impl Cluster {
+    /// A fresh cluster with an empty database `postgres`, owned by the superuser `owner`.
+    pub fn start() -> Cluster {
+        Cluster::start_with(&[])
+    }
+
+    /// The same with settings, each `name=value`.
+    pub fn start_with(settings: &[&str]) -> Cluster {
+        let directory = tempfile::Builder::new().prefix("bullwork-pg-").tempdir().expect("a temporary directory");
+        give_to_server_user(directory.path());
+        let mut copy = Command::new("cp");
+        copy.arg("-R").arg(template()).arg(directory.path().join("data"));
+        as_server_user(&mut copy);
+        run(copy);
+        let mut cluster = Cluster { server: None, port: free_port(), directory };
+        cluster.launch(settings);
+        cluster
+    }
+
+    fn launch(&mut self, settings: &[&str]) {
+        let mut command = Command::new(programs().join("postgres"));
+        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k", ""]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+            "max_connections=60",
+            "shared_buffers=32MB",
+        ]
+        .iter()
+        .chain(settings)
+        {
+            command.arg("-c").arg(setting);
+        }
+        let log = std::fs::File::create(self.directory.path().join("log")).expect("the log can be made");
+        command.stdout(Stdio::null()).stderr(log);
+        as_server_user(&mut command);
+        // SIGQUIT is PostgreSQL's immediate shutdown.
+        let mut server = Server::start(command, Signal::SIGQUIT);
+        let start = Instant::now();
+        loop {
+            let mut ready = Command::new(programs().join("pg_isready"));
+            ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+            if !server.runs() {
+                assert!(self.log().contains("Address already in use"), "postgres ended at once: {}", self.log());
+                // Another process took the port between asking and listening.
+                self.port = free_port();
+                return self.launch(settings);
+            }
+            if ready.status().is_ok_and(|s| s.success()) {
+                self.server = Some(server);
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "postgres did not start within 60 s: {}", self.log());
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// What the server logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Kills the server as a crash would.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts it again on the same port, as after a crash.
+    pub fn restart(&mut self) {
+        self.server = None;
+        self.launch(&[]);
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server runs")
+    }
+
+    /// URL of `database` for the superuser.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://owner:{}@127.0.0.1:{}/{database}", PASSWORD.replace(' ', "%20"), self.port)
+    }
+
+    /// A session with `database` that lives as long as the client.
+    pub async fn client(&self, database: &str) -> Client {
+        let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await.expect("the server accepts");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Makes an empty database and returns a session with it.
+    pub async fn create(&self, database: &str) -> Client {
+        self.client("postgres").await.batch_execute(&format!("create database \"{database}\"")).await.expect("the name is free");
+        self.client(database).await
+    }
+
+    /// Runs a SQL file (psql meta-commands and COPY data included) in `database`.
+    pub fn load(&self, database: &str, file: &Path) {
+        let mut psql = Command::new(programs().join("psql"));
+        psql.args([
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "owner",
+            "-d",
+            database,
+            "-f",
+        ])
+        .arg(file)
+        .env("PGPASSWORD", PASSWORD)
+        .stdout(Stdio::null());
+        run(psql);
+    }
+}
