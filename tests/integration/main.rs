@@ -6,6 +6,7 @@ mod support;
 mod chain;
 mod cli;
 mod cron;
+mod fixtures;
 mod full_replication;
 mod incremental_replication;
 mod layers;
