@@ -136,14 +136,9 @@ async fn maintain(queue: Queue, timing: Timing, wake: Arc<Notify>, end: Cancella
     loop {
         let mut pause = POLL.min(timing.stall_check);
         match queue.promote_due().await {
-            Ok(promoted) => {
-                if promoted.moved > 0 {
-                    wake.notify_one();
-                }
-                if let Some(due) = promoted.next {
-                    pause = pause.min(until(due, queue.clock().now()));
-                }
-            }
+            // A moved job is announced as waiting, which wakes the consumer.
+            Ok(Some(due)) => pause = pause.min(until(due, queue.clock().now())),
+            Ok(None) => {}
             Err(_) => pause = RETRY,
         }
         if tokio::time::Instant::now() >= next_stall_check {

@@ -154,7 +154,7 @@ async fn beat(queue: Queue, id: String, token: String, lock: Duration, stop: Sto
         tokio::time::sleep(lock / 4).await;
         match queue.renew(&id, &token, lock).await {
             Ok(Renewed::Held) => told = false,
-            Ok(Renewed::CancelRequested(by)) => stop.because(StopReason::Cancelled(by)),
+            Ok(Renewed::HeldButCancelRequested(by)) => stop.because(StopReason::Cancelled(by)),
             Ok(Renewed::Lost) => return stop.because(StopReason::LockLost),
             Err(error) if !told => {
                 told = true;
@@ -268,14 +268,22 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, verdict: Verdict) -> Ended {
     let name = around.queue.name();
     let mut stopping_since = None;
+    let mut tries = 0_u32;
     loop {
         let error = match attempt_to_settle(around, job, token, attempt, &verdict).await {
             Ok(ended) => return ended,
             Err(error) => error,
         };
-        if !error.is_unavailable() {
-            tracing::error!("Error in {name}: job {} is not settled by this run: {error}", job.id);
-            return Ended::NotSettled;
+        match &error {
+            // Redis was away for longer than the lock lives: it is ours again unless another run
+            // has the job by now, and then settling is refused for good.
+            QueueError::LockLost(_) if tries < 3 && matches!(around.queue.renew(&job.id, token, around.timing.lock).await, Ok(held) if held != Renewed::Lost) => {}
+            QueueError::Redis(_) => {}
+            _ => {
+                // After an answer that got lost, the transition may have happened all the same.
+                tracing::error!("Error in {name}: job {} is not settled by this run: {error}", job.id);
+                return Ended::NotSettled;
+            }
         }
         if around.quiet.is_cancelled() {
             let since = stopping_since.get_or_insert_with(tokio::time::Instant::now);
@@ -284,7 +292,10 @@ async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, ver
                 return Ended::NotSettled;
             }
         }
-        tracing::warn!("settling job {} in {name} is tried again: {error}", job.id);
+        if tries.is_multiple_of(120) {
+            tracing::warn!("settling job {} in {name} is tried again: {error}", job.id);
+        }
+        tries += 1;
         tokio::time::sleep(SETTLE_RETRY).await;
     }
 }

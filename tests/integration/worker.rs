@@ -160,7 +160,7 @@ impl Bench {
     }
 
     async fn add(&self, data: Value) -> String {
-        self.queue.add(&NewJob::unnamed(data, POLICY.options())).await.unwrap().id
+        self.queue.add(&NewJob::unnamed(data, POLICY.options())).await.unwrap().id().to_owned()
     }
 
     async fn counts(&self) -> Counts {
