@@ -25,7 +25,12 @@ fn size(path: &Path) -> u64 {
 }
 
 async fn text(client: &Client, query: &str) -> String {
-    client.query_one(query, &[]).await.unwrap_or_else(|e| panic!("{query}: {e:?}")).get::<_, Option<String>>(0).unwrap_or_default()
+    client
+        .query_one(query, &[])
+        .await
+        .unwrap_or_else(|e| panic!("{query}: {e:?}"))
+        .get::<_, Option<String>>(0)
+        .unwrap_or_default()
 }
 
 async fn count(client: &Client, table: &str) -> i64 {
@@ -116,9 +121,15 @@ async fn source_holds_every_awkward_object_and_value() {
         ("an exclusion constraint", "from pg_constraint where contype = 'x'"),
         ("a self-reference", "from pg_constraint where contype = 'f' and conrelid = confrelid"),
         ("an overloaded function", "from pg_proc where proname = 'learner_label' having count(*) = 2"),
-        ("an aggregate and a procedure", "from pg_proc where prokind in ('a', 'p') and pronamespace = 'public'::regnamespace having count(*) = 2"),
+        (
+            "an aggregate and a procedure",
+            "from pg_proc where prokind in ('a', 'p') and pronamespace = 'public'::regnamespace having count(*) = 2",
+        ),
         ("a trigger", "from pg_trigger where not tgisinternal"),
-        ("a GIN index", "from pg_index i join pg_class c on c.oid = indexrelid join pg_am a on a.oid = relam where amname = 'gin'"),
+        (
+            "a GIN index",
+            "from pg_index i join pg_class c on c.oid = indexrelid join pg_am a on a.oid = relam where amname = 'gin'",
+        ),
         ("a partial index", "from pg_index where indpred is not null"),
         ("an array of a user-defined type", "from assessments where \"stateHistory\" is not null"),
     ] {
