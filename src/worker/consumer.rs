@@ -32,7 +32,7 @@ pub(crate) async fn consume(around: Surroundings) {
     let queue = around.queue.clone();
     let wake = Arc::new(Notify::new());
     let helpers = CancellationToken::new();
-    let listener = tokio::spawn(listen(queue.clone(), wake.clone(), helpers.clone()));
+    let listener = tokio::spawn(listen(queue.clone(), wake.clone(), around.renew.clone(), helpers.clone()));
     let maintainer = tokio::spawn(maintain(queue.clone(), around.timing, wake.clone(), helpers.clone()));
     let mut failing = false;
     while !around.quiet.is_cancelled() {
@@ -103,8 +103,8 @@ async fn skip_reason(around: &Surroundings, job: &Job) -> Option<String> {
     }
 }
 
-/// Wakes the consumer when something may be taken, and tells other processes' stalls.
-async fn listen(queue: Queue, wake: Arc<Notify>, end: CancellationToken) {
+/// Wakes the consumer when something may be taken, and the heartbeat when a job is to be cancelled.
+async fn listen(queue: Queue, wake: Arc<Notify>, renew: Arc<Notify>, end: CancellationToken) {
     loop {
         if let Ok(mut events) = queue.events().await {
             // What happened before the subscription stood is found by looking.
@@ -115,11 +115,12 @@ async fn listen(queue: Queue, wake: Arc<Notify>, end: CancellationToken) {
                     event = events.next() => event,
                 };
                 match event {
-                    Some(Ok(Event::Waiting { .. } | Event::Resumed | Event::Completed { .. } | Event::Failed { .. } | Event::Stalled { .. } | Event::Delayed { .. })) => {
+                    Some(Event::Waiting { .. } | Event::Resumed | Event::Completed { .. } | Event::Failed { .. } | Event::Stalled { .. }) => {
                         wake.notify_one();
                     }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => break,
+                    Some(Event::CancelRequested { .. }) => renew.notify_one(),
+                    Some(_) => {}
+                    None => break,
                 }
             }
         }
