@@ -13,7 +13,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Polls `done` every 20 ms; panics with `what` after `limit`.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut done: impl FnMut() -> F) {
+pub async fn eventually(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while start.elapsed() < limit {
         if done().await {
