@@ -6,5 +6,5 @@
 pub mod kind;
 pub mod run;
 
-pub use kind::{JobContext, JobKind, Outcome, RetryPolicy};
+pub use kind::{JobContext, JobKind, Memory, Outcome, RetryPolicy};
 pub use run::{Progress, Record, Run, RunSink};

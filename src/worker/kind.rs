@@ -1,5 +1,6 @@
 //! What a kind of job is: its queue, options, schedule, successor and handler.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -60,6 +61,29 @@ pub struct JobContext<P> {
     pub attempts: u32,
     /// Log, progress, and the order to stop.
     pub run: Run,
+    /// Where [`JobContext::remember`] keeps the data; `None` when the step runs without a job.
+    pub memory: Option<Arc<dyn Memory>>,
+}
+
+/// Keeps what a run has achieved so far where the job's next try finds it.
+#[async_trait::async_trait]
+pub trait Memory: Send + Sync {
+    /// Replaces the job's data.
+    async fn remember(&self, data: Value) -> anyhow::Result<()>;
+}
+
+impl<P: Serialize> JobContext<P> {
+    /// Replaces the job's data, so that the next try of this job starts from `payload`. Does
+    /// nothing when the step runs without a job.
+    ///
+    /// # Errors
+    /// When the data cannot be stored, or the job is no longer ours.
+    pub async fn remember(&self, payload: &P) -> anyhow::Result<()> {
+        match &self.memory {
+            Some(memory) => memory.remember(serde_json::to_value(payload)?).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// How a run ended, when it did not fail.
