@@ -3,6 +3,7 @@
 //! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
+pub mod same;
 pub mod tls;
 
 use std::fmt;
