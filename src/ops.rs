@@ -1,1 +1,3 @@
-//! (in progress)
+//! Each operator verb, once; the faces call these.
+
+pub mod parse_logs;
