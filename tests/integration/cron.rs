@@ -151,7 +151,7 @@ fn texts_without_a_meaning_are_refused() {
     for (expression, problem) in [
         ("1-5-7 * * * *", "minute `5-7` is not understood"),
         ("0 0 LL * *", "day of month `LL` is not understood"),
-        ("0 0 * * L", "day of week `` is not understood"),
+        ("0 0 * * L", "a value is missing in day of week"),
         ("0 0 * * 1L#2", "`#` in day of week `1L#2` goes with one day only"),
         ("0 0 * 1feb *", "month `1feb` is not understood"),
     ] {
