@@ -1,5 +1,9 @@
+.DEFAULT_GOAL := help
 # The verbs of CI (scripts/test) and the set-up, for those who like to type `make check`.
-.PHONY: check fmt lint test doc generated demo bench chaos
+.PHONY: help check fmt lint test doc generated demo bench chaos
+
+help: ## this list
+	@sed -n "s/^\([a-z]*\):.* ## /  \1\t/p" Makefile
 
 check: ## everything that CI runs
 	scripts/test
