@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Millis};
 use crate::config::{Reader, Setting};
 use crate::cron;
-use crate::queue::{Armed, Job, Queue, QueueError, Repeat, UNNAMED};
+use crate::queue::{Armed, Job, Queue, QueueError, Repeat, State, UNNAMED};
 use crate::worker::RetryPolicy;
 
 /// Time zone of all schedules.
@@ -142,33 +142,18 @@ pub async fn keep(declared: Vec<Declared>, policy: RetryPolicy, quiet: Cancellat
 pub async fn reconcile(declared: &Declared, policy: &RetryPolicy) -> Result<(), ScheduleError> {
     let Declared { queue, schedule } = declared;
     let wanted = schedule.as_ref().map(|s| s.repeat().key(UNNAMED));
-    let mut pending = None;
     for entry in queue.schedules().await? {
-        if Some(&entry.key) == wanted.as_ref() {
-            pending = Some(entry.next);
-        } else if queue.remove_schedule(&entry.key).await? {
+        if Some(&entry.key) != wanted.as_ref() && queue.remove_schedule(&entry.key).await? {
             tracing::info!("removed schedule `{}` of {}: it is not declared any more", entry.key, queue.name());
         }
     }
     let Some(schedule) = schedule else { return Ok(()) };
-    let now = queue.clock().now();
-    // A slot that is armed already stays, even when it has passed: that run is late, not lost.
-    let slot = match pending {
-        Some(slot) => Some(slot),
-        None => cron::next_run(&schedule.cron, Some(&schedule.time_zone), now)?,
-    };
-    let Some(slot) = slot else {
+    let Some(slot) = cron::next_run(&schedule.cron, Some(&schedule.time_zone), queue.clock().now())? else {
         tracing::warn!("schedule `{}` of {} has no next run", schedule.cron, queue.name());
         return Ok(());
     };
-    let mut armed = queue.arm(&schedule.repeat(), UNNAMED, &json!({}), &policy.options(), slot).await?;
-    if armed == Armed::Finished {
-        // The run of that slot is over and nothing follows it: the chain of runs was cut.
-        if let Some(next) = cron::next_run(&schedule.cron, Some(&schedule.time_zone), now.max(slot))? {
-            armed = queue.arm(&schedule.repeat(), UNNAMED, &json!({}), &policy.options(), next).await?;
-        }
-    }
-    if let Armed::Added(id) = armed {
+    // A run that is pending already stays, even when its time has passed: it is late, not lost.
+    if let Armed::Added { id, slot } = queue.arm(&schedule.repeat(), UNNAMED, &json!({}), &policy.options(), slot, None).await? {
         tracing::info!("{} runs next at {} (`{}`, {}): job {id}", queue.name(), clock::to_rfc3339(slot), schedule.cron, schedule.time_zone);
     }
     Ok(())
@@ -180,15 +165,9 @@ pub async fn reconcile(declared: &Declared, policy: &RetryPolicy) -> Result<(), 
 /// # Errors
 /// When Redis does not answer or the job's cron expression is wrong.
 pub async fn arm_next(queue: &Queue, job: &Job) -> Result<(), ScheduleError> {
-    let Some(repeat) = job.repeat() else { return Ok(()) };
-    let base = queue.clock().now().max(job.prev_millis().unwrap_or(0));
-    let slot = match (&repeat.cron, repeat.every) {
-        (Some(cron), _) => cron::next_run(cron, repeat.tz.as_deref(), base.max(repeat.start_date.unwrap_or(0)))?,
-        (None, Some(every)) => Some(cron::next_every(every, base)),
-        (None, None) => None,
-    };
-    if let Some(slot) = slot.filter(|slot| repeat.allows(*slot, queue.clock().now())) {
-        queue.arm_next(job, slot).await?;
+    let Some(repeat) = Repeat::of(job) else { return Ok(()) };
+    if let Some(slot) = repeat.next_slot(job.prev_millis(), queue.clock().now(), cron::next_run)? {
+        queue.next_of(job, slot).await?;
     }
     Ok(())
 }
@@ -204,7 +183,11 @@ pub async fn reason_to_skip(queue: &Queue, schedule: Option<&Schedule>, job: &Jo
     if late <= PUNCTUAL || job.attempts_made > 0 || job.stalled_counter > 0 {
         return Ok(None);
     }
-    let overlapped = queue.last_finished().await?.is_some_and(|last| last > slot);
+    let mut overlapped = false;
+    for state in [State::Completed, State::Failed] {
+        let newest = queue.jobs(&[state], 0, 0, false).await?;
+        overlapped |= newest.iter().any(|last| last.finished_on.is_some_and(|at| at > slot));
+    }
     let by = Duration::from_millis(u64::try_from(late).unwrap_or(0)).as_secs();
     if overlapped && schedule.skip_overlap {
         return Ok(Some(format!("the previous run was still going at {}", clock::to_rfc3339(slot))));

@@ -14,6 +14,7 @@ pub mod kind;
 pub mod run;
 pub mod target_lock;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -64,7 +65,7 @@ pub async fn serve(consumed: Vec<Consumed>, policy: RetryPolicy, timing: Timing,
     let tracker = TaskTracker::new();
     for Consumed { kind, queue, then } in consumed {
         let quiet = quiet.clone();
-        tracker.spawn(consumer::consume(execution::Surroundings { queue, kind, then, policy, timing, quiet }));
+        tracker.spawn(consumer::consume(execution::Surroundings { queue, kind, then, policy, timing, quiet, renew: Arc::default() }));
     }
     tracker.close();
     tracker.wait().await;

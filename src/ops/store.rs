@@ -72,7 +72,7 @@ impl Store {
     /// When Redis does not take it.
     pub async fn restart(&self, kind: &Declaration, policy: &RetryPolicy) -> anyhow::Result<String> {
         let added = self.queue(kind.queue).add(&NewJob::unnamed(json!({}), policy.options())).await?;
-        Ok(added.id)
+        Ok(added.id().to_owned())
     }
 
     /// How many jobs are in which state.

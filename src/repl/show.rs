@@ -69,6 +69,7 @@ pub(super) fn job(job: &Job, state: Option<State>) -> Table {
 pub(super) fn cancelled(id: &str, outcome: CancelOutcome) -> String {
     match outcome {
         CancelOutcome::Requested => format!("job {id} was told to stop; it does within seconds"),
-        CancelOutcome::Failed => format!("job {id} was not running and counts as failed now"),
+        CancelOutcome::Cancelled => format!("job {id} was not running and counts as failed now"),
+        CancelOutcome::AlreadyFinished => format!("job {id} was finished already; nothing changed"),
     }
 }

@@ -1,12 +1,13 @@
 //! Consumes one queue, one job at a time over all processes.
 //!
-//! Three loops, each with one responsibility: [`listen`] turns the queue's events into a wake-up,
+//! Three loops, each with one responsibility: [`listen`] turns the queue's events into bells,
 //! [`maintain`] moves due jobs and recovers stalled ones, [`consume`] takes and runs. The take is one
 //! script that pops only when nothing else is active, so two workers never run two jobs of a queue
 //! at once; a worker that was refused looks again at the next event, or after [`POLL`] (automatic
 //! retries and stall recovery publish nothing that wakes it).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -27,13 +28,27 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Stalls after which a job counts as poison: it takes its worker down each time.
 const POISON_LIMIT: u32 = 5;
 
+/// What an event rings.
+#[derive(Clone, Default)]
+struct Bells {
+    /// Something may be taken.
+    take: Arc<Notify>,
+    /// Something is due earlier than `planned`.
+    due: Arc<Notify>,
+    /// When due jobs are looked for next. Each look publishes the next due time, ours included, so
+    /// only a time before this one is news.
+    planned: Arc<AtomicI64>,
+    /// A running job is to be cancelled: its heartbeat asks Redis at once.
+    renew: Arc<Notify>,
+}
+
 /// Takes and runs jobs until the process goes quiet; returns when the last one is settled.
 pub(crate) async fn consume(around: Surroundings) {
     let queue = around.queue.clone();
-    let wake = Arc::new(Notify::new());
+    let bells = Bells { renew: around.renew.clone(), ..Bells::default() };
     let helpers = CancellationToken::new();
-    let listener = tokio::spawn(listen(queue.clone(), wake.clone(), helpers.clone()));
-    let maintainer = tokio::spawn(maintain(queue.clone(), around.timing, wake.clone(), helpers.clone()));
+    let listener = tokio::spawn(listen(queue.clone(), bells.clone(), helpers.clone()));
+    let maintainer = tokio::spawn(maintain(queue.clone(), around.timing, bells.clone(), helpers.clone()));
     let mut failing = false;
     while !around.quiet.is_cancelled() {
         let pause = match take_and_run(&around).await {
@@ -58,7 +73,7 @@ pub(crate) async fn consume(around: Surroundings) {
         };
         tokio::select! {
             () = around.quiet.cancelled() => break,
-            () = wake.notified(), if !failing => {}
+            () = bells.take.notified(), if !failing => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -103,23 +118,25 @@ async fn skip_reason(around: &Surroundings, job: &Job) -> Option<String> {
     }
 }
 
-/// Wakes the consumer when something may be taken, and tells other processes' stalls.
-async fn listen(queue: Queue, wake: Arc<Notify>, end: CancellationToken) {
+/// Turns the queue's events into bells.
+async fn listen(queue: Queue, bells: Bells, end: CancellationToken) {
     loop {
         if let Ok(mut events) = queue.events().await {
             // What happened before the subscription stood is found by looking.
-            wake.notify_one();
+            bells.take.notify_one();
             loop {
                 let event = tokio::select! {
                     () = end.cancelled() => return,
                     event = events.next() => event,
                 };
                 match event {
-                    Some(Ok(Event::Waiting { .. } | Event::Resumed | Event::Completed { .. } | Event::Failed { .. } | Event::Stalled { .. } | Event::Delayed { .. })) => {
-                        wake.notify_one();
+                    Some(Event::Waiting { .. } | Event::Resumed | Event::Completed { .. } | Event::Failed { .. } | Event::Stalled { .. }) => {
+                        bells.take.notify_one();
                     }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => break,
+                    Some(Event::Delayed { until }) if until < bells.planned.load(Ordering::SeqCst) => bells.due.notify_one(),
+                    Some(Event::CancelRequested { .. }) => bells.renew.notify_one(),
+                    Some(_) => {}
+                    None => break,
                 }
             }
         }
@@ -131,19 +148,14 @@ async fn listen(queue: Queue, wake: Arc<Notify>, end: CancellationToken) {
 }
 
 /// Moves due jobs to waiting and recovers jobs whose worker died.
-async fn maintain(queue: Queue, timing: Timing, wake: Arc<Notify>, end: CancellationToken) {
+async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationToken) {
     let mut next_stall_check = tokio::time::Instant::now();
     loop {
         let mut pause = POLL.min(timing.stall_check);
         match queue.promote_due().await {
-            Ok(promoted) => {
-                if promoted.moved > 0 {
-                    wake.notify_one();
-                }
-                if let Some(due) = promoted.next {
-                    pause = pause.min(until(due, queue.clock().now()));
-                }
-            }
+            // A moved job is announced as waiting, which wakes the consumer.
+            Ok(Some(due)) => pause = pause.min(until(due, queue.clock().now())),
+            Ok(None) => {}
             Err(_) => pause = RETRY,
         }
         if tokio::time::Instant::now() >= next_stall_check {
@@ -152,18 +164,20 @@ async fn maintain(queue: Queue, timing: Timing, wake: Arc<Notify>, end: Cancella
                     next_stall_check = tokio::time::Instant::now() + timing.stall_check;
                     for id in &check.requeued {
                         tracing::error!("Stalled job in {}: {id}", queue.name());
-                        wake.notify_one();
+                        bells.take.notify_one();
                     }
                     for id in &check.failed {
                         tracing::error!("Failed job in {}: {id} job stalled more than allowable limit (its worker died {} times)", queue.name(), POISON_LIMIT + 1);
-                        wake.notify_one();
+                        bells.take.notify_one();
                     }
                 }
                 Err(_) => pause = RETRY,
             }
         }
+        bells.planned.store(queue.clock().now() + Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX / 2), Ordering::SeqCst);
         tokio::select! {
             () = end.cancelled() => return,
+            () = bells.due.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

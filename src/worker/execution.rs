@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +74,8 @@ pub(crate) struct Surroundings {
     pub(crate) policy: RetryPolicy,
     pub(crate) timing: Timing,
     pub(crate) quiet: CancellationToken,
+    /// Makes the heartbeat ask Redis now rather than at its next beat.
+    pub(crate) renew: Arc<Notify>,
 }
 
 /// How the run ended, for the consumer.
@@ -105,7 +108,7 @@ pub(crate) async fn execute(around: &Surroundings, job: Job, token: &str) -> End
     let journal = Arc::new(Journal::default());
     let run = Run::new(fields(queue, kind, &job, attempt), stop.token.clone(), Some(journal.clone() as Arc<dyn RunSink>));
     let writer = tokio::spawn(journal::write(journal.clone(), queue.clone(), job.id.clone()));
-    let heartbeat = tokio::spawn(beat(queue.clone(), job.id.clone(), token.to_owned(), around.timing.lock, stop.clone()));
+    let heartbeat = tokio::spawn(beat(queue.clone(), job.id.clone(), token.to_owned(), around.timing.lock, around.renew.clone(), stop.clone()));
     let watcher = {
         let (quiet, stop) = (around.quiet.clone(), stop.clone());
         tokio::spawn(async move {
@@ -148,13 +151,16 @@ fn fields(queue: &Queue, kind: &Kind, job: &Job, attempt: u32) -> Map<String, Va
 /// A Redis that does not answer proves nothing: nobody can take the job through it either, and
 /// the target's own lock keeps other writers out. So only Redis's word that the lock is
 /// another's stops the run.
-async fn beat(queue: Queue, id: String, token: String, lock: Duration, stop: Stop) {
+async fn beat(queue: Queue, id: String, token: String, lock: Duration, now: Arc<Notify>, stop: Stop) {
     let mut told = false;
     loop {
-        tokio::time::sleep(lock / 4).await;
+        tokio::select! {
+            () = tokio::time::sleep(lock / 4) => {}
+            () = now.notified() => {}
+        }
         match queue.renew(&id, &token, lock).await {
             Ok(Renewed::Held) => told = false,
-            Ok(Renewed::CancelRequested(by)) => stop.because(StopReason::Cancelled(by)),
+            Ok(Renewed::HeldButCancelRequested(by)) => stop.because(StopReason::Cancelled(by)),
             Ok(Renewed::Lost) => return stop.because(StopReason::LockLost),
             Err(error) if !told => {
                 told = true;
@@ -268,14 +274,22 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, verdict: Verdict) -> Ended {
     let name = around.queue.name();
     let mut stopping_since = None;
+    let mut tries = 0_u32;
     loop {
         let error = match attempt_to_settle(around, job, token, attempt, &verdict).await {
             Ok(ended) => return ended,
             Err(error) => error,
         };
-        if !error.is_unavailable() {
-            tracing::error!("Error in {name}: job {} is not settled by this run: {error}", job.id);
-            return Ended::NotSettled;
+        match &error {
+            // Redis was away for longer than the lock lives: it is ours again unless another run
+            // has the job by now, and then settling is refused for good.
+            QueueError::LockLost(_) if tries < 3 && matches!(around.queue.renew(&job.id, token, around.timing.lock).await, Ok(held) if held != Renewed::Lost) => {}
+            QueueError::Redis(_) => {}
+            _ => {
+                // After an answer that got lost, the transition may have happened all the same.
+                tracing::error!("Error in {name}: job {} is not settled by this run: {error}", job.id);
+                return Ended::NotSettled;
+            }
         }
         if around.quiet.is_cancelled() {
             let since = stopping_since.get_or_insert_with(tokio::time::Instant::now);
@@ -284,7 +298,10 @@ async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, ver
                 return Ended::NotSettled;
             }
         }
-        tracing::warn!("settling job {} in {name} is tried again: {error}", job.id);
+        if tries.is_multiple_of(120) {
+            tracing::warn!("settling job {} in {name} is tried again: {error}", job.id);
+        }
+        tries += 1;
         tokio::time::sleep(SETTLE_RETRY).await;
     }
 }
