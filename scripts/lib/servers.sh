@@ -61,7 +61,7 @@ start_postgres() {
     (umask 077 && printf '%s\n' "$PGPASSWORD" >"$home/password")
     own "$home" "$home/password"
     (cd / && launch INT postgres "$PG_BIN/initdb" -D "$home/data" -U owner -A scram-sha-256 --pwfile="$home/password" \
-        --no-sync -E UTF8 --locale=C.UTF-8) >"$work/$name.log" 2>&1 || die "initdb failed: $(tail -n 5 "$work/$name.log")"
+        --no-sync -E UTF8 --locale=C.UTF-8) >"$work/initdb.log" 2>&1 || die "initdb failed: $(tail -n 5 "$work/initdb.log")"
     rm -f "$home/password"
     for _ in 1 2 3 4 5; do
         port=$(free_port)
@@ -79,7 +79,7 @@ start_postgres() {
     die "PostgreSQL did not start: $(tail -n 5 "$work/$name.log")"
 }
 
-postgres_answers() { "$PG_BIN/pg_isready" -q -p "$1" || ! kill -0 "$2" 2>/dev/null; }
+postgres_answers() { "$PG_BIN/pg_isready" -q -d postgres -p "$1" || ! kill -0 "$2" 2>/dev/null; }
 
 # start_redis: sets `port` and `pid`.
 start_redis() {

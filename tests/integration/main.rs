@@ -13,6 +13,7 @@ mod incremental_replication;
 mod layers;
 mod learning_content;
 mod notification;
+mod packaging;
 mod parse_logs;
 mod queue;
 mod repl;
