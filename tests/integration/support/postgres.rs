@@ -163,6 +163,28 @@ impl Cluster {
         self.launch(&[]);
     }
 
+    /// Stops the server in order, sets the number of its next transaction, and starts it again.
+    pub fn set_next_transaction(&mut self, next: u32) {
+        self.server().signal(Signal::SIGINT);
+        let start = Instant::now();
+        while self.server.as_mut().is_some_and(Server::runs) {
+            assert!(start.elapsed() < Duration::from_secs(60), "postgres did not stop within 60 s: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.server = None;
+        let mut reset = Command::new(programs().join("pg_resetwal"));
+        reset.args(["-x", &next.to_string(), "-D"]).arg(self.data());
+        as_server_user(&mut reset);
+        run(reset);
+        // The commit log's page for these numbers, which only a running server would have made.
+        let segment = self.data().join("pg_xact").join(format!("{:04X}", next / (8192 * 4 * 32)));
+        if !segment.exists() {
+            std::fs::write(&segment, vec![0_u8; 8192 * 32]).expect("the data directory is writable");
+            give_to_server_user(&segment);
+        }
+        self.launch(&[]);
+    }
+
     pub fn server(&self) -> &Server {
         self.server.as_ref().expect("the server runs")
     }
