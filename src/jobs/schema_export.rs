@@ -12,7 +12,7 @@ use crate::postgres::Database;
 use crate::replication::schema_export::{self, ExportError};
 use crate::replication::settings::{self, database};
 use crate::schedule::Schedule;
-use crate::worker::{JobContext, JobKind, Outcome, RetryPolicy};
+use crate::worker::{JobContext, JobKind, Outcome};
 
 /// The switch.
 pub static DB_SCHEMA_EXPORTER_ENABLED: Setting = Setting::new(
@@ -27,8 +27,6 @@ pub static DB_SCHEMA_EXPORTER_DATABASE_TARGET: Setting = Setting::new(
 
 /// When it runs.
 const NOON: &str = "0 12 * * *";
-/// Where it is noon then.
-const TIME_ZONE: &str = "Europe/Paris";
 
 /// The job's data: nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +38,7 @@ pub struct Payload {}
 pub struct SchemaExport {
     /// From and to; `None` when not enabled.
     databases: Option<(Database, Database)>,
-    retries: RetryPolicy,
+    schedule: Option<Schedule>,
 }
 
 #[async_trait::async_trait]
@@ -60,15 +58,12 @@ impl JobKind for SchemaExport {
         if databases.as_ref().is_some_and(|(source, catalogue)| source == catalogue) {
             reader.problem(DB_SCHEMA_EXPORTER_DATABASE_TARGET.name, "is the warehouse itself; name another database");
         }
-        SchemaExport { databases, retries: RetryPolicy::from_settings(reader) }
+        let schedule = enabled.then(|| Schedule::of(reader, DB_SCHEMA_EXPORTER_ENABLED.name, NOON.to_owned()));
+        SchemaExport { databases, schedule }
     }
 
     fn schedule(&self) -> Option<Schedule> {
-        self.databases.as_ref().map(|_| Schedule {
-            cron: NOON.to_owned(),
-            time_zone: TIME_ZONE.to_owned(),
-            options: self.retries.options(),
-        })
+        self.schedule.clone()
     }
 
     fn writes_to(&self) -> Option<&Database> {
