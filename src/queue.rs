@@ -32,23 +32,30 @@
 mod add;
 mod delayed;
 mod error;
+mod events;
 pub mod job;
 mod keys;
 mod look;
+mod operate;
 pub mod options;
+mod repeat;
 mod scripts;
 mod settle;
 mod stalled;
 mod take;
+mod tell;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use add::Added;
 pub use error::QueueError;
+pub use events::{Event, EventStream};
 pub use job::{Job, NewJob};
-pub use look::Counts;
+pub use look::{Counts, State};
+pub use operate::CancelOutcome;
 pub use options::{Backoff, JobOptions, Keep};
+pub use repeat::{Armed, Repeat, RepeatEntry};
 pub use settle::{Completed, Failed, Failure};
 pub use stalled::StallCheck;
 pub use take::{Admission, Renewed, Taken};
