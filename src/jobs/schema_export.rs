@@ -112,7 +112,6 @@ mod tests {
         result.unwrap();
         let schedule = kind.schedule().unwrap();
         assert_eq!((schedule.cron.as_str(), schedule.time_zone.as_str()), ("0 12 * * *", "Europe/Paris"));
-        assert_eq!(schedule.options.attempts, 10);
         assert_eq!(kind.writes_to().unwrap().name(), "catalogue");
     }
 
