@@ -65,7 +65,7 @@ async fn without_incremental_tables_nothing_is_connected() {
     let reader = Reader::new(&environment);
     let kind = IncrementalReplication::from_settings(&reader);
     reader.finish().unwrap();
-    let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached() };
+    let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached(), memory: None };
     assert_eq!(kind.run(&ctx).await.unwrap(), Outcome::Done(json!({ "tables": 0, "rows": 0 })));
 }
 
