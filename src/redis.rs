@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, Runtime};
-use redis::IntoConnectionInfo;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 
 use crate::redact;
 
@@ -83,7 +83,10 @@ impl Redis {
         };
         let info = url.into_connection_info().map_err(|e| bad(e.to_string()))?.set_tcp_settings(tcp());
         let client = redis::Client::open(info.clone()).map_err(|e| bad(e.to_string()))?;
-        let manager = Manager::new(info).map_err(|e| bad(e.to_string()))?;
+        let times = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
+        let manager = Manager::new_with_config(info, times).map_err(|e| bad(e.to_string()))?;
         let pool = Pool::builder(manager)
             .runtime(Runtime::Tokio1)
             .max_size(POOL_SIZE)
@@ -110,9 +113,7 @@ impl Redis {
     /// # Errors
     /// When none is to be had within 10 s.
     pub async fn connection(&self) -> Result<deadpool_redis::Connection, RedisError> {
-        let mut connection = self.pool.get().await.map_err(|e| self.refused(e))?;
-        connection.as_mut().set_response_timeout(COMMAND_TIMEOUT);
-        Ok(connection)
+        self.pool.get().await.map_err(|e| self.refused(e))
     }
 
     /// A connection of its own for subscriptions.

@@ -111,7 +111,9 @@ impl Queue {
         self.run(id, &call).await.map(drop)
     }
 
-    /// Cancels a job in the name of `by`: one that runs is told to stop, one that waits fails at once.
+    /// Cancels a job in the name of `by`: one that runs is told to stop, one that waits fails at once. An order
+    /// outlives a run that is handed back or put off or whose worker dies: the next run gets it at its first renewal.
+    /// It ends when the job is completed, failed (which is for good then), retried by hand or removed.
     ///
     /// # Errors
     /// [`QueueError::Missing`], or Redis's.

@@ -99,7 +99,9 @@ impl Repeat {
             return Ok(None);
         }
         let base = previous.unwrap_or(0).max(now);
-        match (self.cron.as_deref(), self.every.and_then(|ms| Millis::try_from(ms).ok()).filter(|ms| *ms > 0)) {
+        // Bull takes an empty expression for "every minute" by mistake.
+        let cron = self.cron.as_deref().filter(|cron| !cron.trim().is_empty());
+        match (cron, self.every.and_then(|ms| Millis::try_from(ms).ok()).filter(|ms| *ms > 0)) {
             (Some(cron), None) => {
                 let base = self.start.map_or(base, |start| start.max(base));
                 let slot = next_match(cron, self.time_zone.as_deref(), base)

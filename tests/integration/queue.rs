@@ -4,6 +4,7 @@ mod bench;
 mod events;
 mod hostile;
 mod operators;
+mod places;
 mod schedules;
 mod transitions;
 mod vectors;

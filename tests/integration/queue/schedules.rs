@@ -43,7 +43,8 @@ async fn runs_have_bulls_ids_keys_slots_and_options() {
     for case in vectors()["repeat"].as_array().unwrap() {
         let title = text(&case["title"]);
         let given = &case["repeat"];
-        if case.get("first_opts_json").is_none() || given.get("every").is_some_and(Value::is_string) {
+        let mistake = given.get("every").is_some_and(Value::is_string) || given.get("cron") == Some(&json!(""));
+        if case.get("first_opts_json").is_none() || mistake {
             continue;
         }
         compared += 1;
@@ -110,6 +111,7 @@ fn schedules_that_bull_refuses_are_refused() {
     let both = Repeat { every: Some(5000), ..Repeat::cron("* * * * *", None) };
     assert!(both.next_slot(None, NOW, none).is_err());
     assert!(Repeat::default().next_slot(None, NOW, none).is_err());
+    assert!(Repeat::cron("", None).next_slot(None, NOW, none).is_err());
     assert!(Repeat::every(0).next_slot(None, NOW, none).is_err());
     let bad = |_: &str, _: Option<&str>, _: i64| Err::<Option<i64>, _>("minute 60");
     let error = Repeat::cron("60 * * * *", None).next_slot(None, NOW, bad).unwrap_err();
@@ -121,7 +123,7 @@ const SLOT: i64 = NOW + 60_000;
 
 async fn arm(queue: &Queue, slot: i64) -> Armed {
     let repeat = Repeat::cron("0 3 * * *", Some("Europe/Paris"));
-    queue.arm(&repeat, "nightly", &json!({}), &JobOptions::default(), slot, None).await.unwrap()
+    queue.arm(&repeat, "nightly", &json!({}), &JobOptions::default(), slot, None).await.expect("redis answers")
 }
 
 #[tokio::test]
