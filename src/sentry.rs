@@ -5,7 +5,7 @@
 //! delay the work: events wait in a short queue for a thread of their own, and what an unreachable
 //! receiver does not take is dropped. At exit [`Guard`] waits for the rest, [`FLUSH`] at most.
 //!
-//! - [`transport`]: events to the receiver by HTTP
+//! - `transport`: events to the receiver by HTTP
 
 mod transport;
 
