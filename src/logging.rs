@@ -8,7 +8,7 @@
 //! Every text passes [`crate::redact::scrub`]. A reader that went away (`bullwork … | head`) loses
 //! lines but never stops the work. A panic is one line like any other, with its text.
 //!
-//! - [`line`]: the two forms of a line
+//! - `line`: the two forms of a line
 
 mod line;
 
@@ -115,7 +115,9 @@ pub fn init(settings: &LogSettings) {
 /// A panic's text and place.
 #[must_use]
 pub(crate) fn describe(panic: &std::panic::PanicHookInfo<'_>) -> String {
-    let text = panic.payload_as_str().unwrap_or("without a text");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("without a text");
     match panic.location() {
         Some(place) => format!("{text}, at {place}"),
         None => text.to_owned(),
@@ -147,10 +149,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl<S: Subscriber, W: Write + 'static> Layer<S> for Lines<W>
-where
-    Lines<W>: 'static,
-{
+impl<S: Subscriber, W: Write + 'static> Layer<S> for Lines<W> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut seen = Seen::default();
         event.record(&mut seen);

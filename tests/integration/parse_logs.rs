@@ -8,11 +8,11 @@ const OURS: &str = include_str!("../../data/logs/bullwork.log");
 const OUR_REPORT: &str = include_str!("../../data/logs/bullwork.expected.txt");
 
 fn report(log: &str, date: &str) -> String {
-    run(log.as_bytes(), date).unwrap().to_string()
+    run(log.as_bytes(), date).expect("a report").to_string()
 }
 
 fn failure(log: &str, date: &str) -> String {
-    run(log.as_bytes(), date).unwrap_err().to_string()
+    run(log.as_bytes(), date).expect_err("no report").to_string()
 }
 
 fn line(time: &str, text: &str) -> String {
