@@ -43,7 +43,8 @@
 //! lies in the source's future (the source was restored from a backup), it is two billion
 //! transactions old, the target table was replaced – *every* key up to the watermark is a
 //! candidate, once: the healing pass ([`watermark`]). It also repairs holes that another program
-//! left in the target.
+//! left in the target, and so brings back rows that were deleted there by hand while the source
+//! still has them.
 //!
 //! # Tables the target does not have
 //!

@@ -70,6 +70,33 @@ async fn without_incremental_tables_nothing_is_connected() {
 }
 
 #[tokio::test]
+async fn the_job_tells_its_result_and_refuses_what_cannot_succeed() {
+    let pair = Pair::new("create table t (id int, note text)").await;
+    pair.source("insert into t values (1, 'a'), (1, 'twice'), (2, 'b'), (null, 'no key')").await;
+    let run = async |first_load: &str| {
+        let environment = Environment::of([
+            ("SOURCE_DATABASE_URL", pair.cluster.url("production").as_str()),
+            ("DATABASE_URL", pair.cluster.url("warehouse").as_str()),
+            ("BACKUP_MODE", r#"{"t":"incremental"}"#),
+            ("INCREMENTAL_FIRST_LOAD", first_load),
+        ]);
+        let reader = Reader::new(&environment);
+        let kind = IncrementalReplication::from_settings(&reader);
+        reader.finish().unwrap();
+        assert!(kind.writes_to().is_some());
+        let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached() };
+        kind.run(&ctx).await.unwrap()
+    };
+    assert_eq!(run("false").await, Outcome::Refuse("t table must not be empty on target database".to_owned()));
+    assert_eq!(run("").await, Outcome::Done(json!({ "tables": 1, "rows": 4 })));
+    // Keys that repeat or are missing come with the first load only, and nothing breaks later.
+    pair.source("insert into t values (null, 'no key'), (3, 'c'); update t set note = 'changed'").await;
+    assert_eq!(run("").await, Outcome::Done(json!({ "tables": 1, "rows": 1 })));
+    pair.target("delete from t where id is not null").await;
+    assert_eq!(run("").await, Outcome::Done(json!({ "tables": 1, "rows": 4 })));
+}
+
+#[tokio::test]
 async fn mistakes_are_refused_before_anything_is_copied() {
     let pair =
         Pair::new("create table good (id int primary key); create table heap (a text); create view v as select 1 as id").await;
