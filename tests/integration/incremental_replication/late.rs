@@ -130,6 +130,7 @@ async fn late_rows_are_found_across_the_wrap_around_of_transaction_numbers() {
     assert!(!ran.says("healing"), "{:?}", ran.messages());
     assert_eq!(ran.summary().rows, 3);
     pair.assert_equal(&["t"]).await;
+    assert!(number(&pair.source, "select txid_current()").await > 1 << 32, "the numbers did wrap around");
 }
 
 #[tokio::test]
@@ -163,17 +164,17 @@ async fn slow_pair() -> (Cluster, Pair) {
     let source = Cluster::start();
     let sql = "create table first (id int primary key); create table t (id int primary key, pad text);";
     let production = source.create("production").await;
-    production.batch_execute(sql).await.unwrap();
+    production.batch_execute(sql).await.expect("the statement is SQL");
     production
         .batch_execute(
             "insert into first select generate_series(1, 10);
              insert into t select i, repeat(md5(i::text), 200) from generate_series(1, 6000) i",
         )
         .await
-        .unwrap();
+        .expect("the statement is SQL");
     let target = Cluster::start();
     let warehouse = target.create("warehouse").await;
-    warehouse.batch_execute(sql).await.unwrap();
+    warehouse.batch_execute(sql).await.expect("the statement is SQL");
     warehouse
         .batch_execute(
             "insert into first values (1); insert into t values (1, repeat(md5('1'), 200));
@@ -181,7 +182,7 @@ async fn slow_pair() -> (Cluster, Pair) {
              create trigger slow before insert on t for each row execute function slow()",
         )
         .await
-        .unwrap();
+        .expect("the statement is SQL");
     (source, Pair { cluster: target, source: production, target: warehouse })
 }
 
