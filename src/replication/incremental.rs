@@ -43,7 +43,8 @@
 //! lies in the source's future (the source was restored from a backup), it is two billion
 //! transactions old, the target table was replaced – *every* key up to the watermark is a
 //! candidate, once: the healing pass ([`watermark`]). It also repairs holes that another program
-//! left in the target.
+//! left in the target, and so brings back rows that were deleted there by hand while the source
+//! still has them.
 //!
 //! # Tables the target does not have
 //!
@@ -316,8 +317,13 @@ impl Incremental {
     }
 }
 
+/// Has the server look every few seconds whether we are still there, so that the session of a
+/// killed worker does not finish a long statement for nobody. Servers before 14 cannot.
+const NOTICE_OUR_END: &str = "select pg_catalog.set_config(name, '5s', false) from pg_catalog.pg_settings
+    where name = 'client_connection_check_interval'";
+
 async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
-    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'");
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {NOTICE_OUR_END}");
     connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
 }
 

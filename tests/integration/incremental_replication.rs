@@ -25,11 +25,11 @@ struct Kept {
 
 impl RunSink for Kept {
     fn line(&self, record: &Record) {
-        self.lines.lock().unwrap().push(record.clone());
+        self.lines.lock().expect("no test panics while it logs").push(record.clone());
     }
 
     fn progress(&self, progress: &Progress) {
-        *self.progress.lock().unwrap() = progress.clone();
+        *self.progress.lock().expect("no test panics while it logs") = progress.clone();
     }
 }
 
@@ -51,12 +51,12 @@ impl Ran {
     }
 
     fn messages(&self) -> Vec<String> {
-        self.kept.lines.lock().unwrap().iter().map(|r| r.message.clone()).collect()
+        self.kept.lines.lock().expect("no test panics while it logs").iter().map(|r| r.message.clone()).collect()
     }
 
     #[track_caller]
     fn fields(&self, start: &str) -> Value {
-        let lines = self.kept.lines.lock().unwrap();
+        let lines = self.kept.lines.lock().expect("no test panics while it logs");
         let line = lines.iter().find(|r| r.message.starts_with(start));
         Value::Object(line.unwrap_or_else(|| panic!("no line `{start}…`: {:?}", self.messages())).fields.clone())
     }
@@ -77,15 +77,15 @@ impl Pair {
     async fn new(both: &str) -> Pair {
         let cluster = Cluster::start();
         let (source, target) = (cluster.create("production").await, cluster.create("warehouse").await);
-        source.batch_execute(both).await.unwrap();
-        target.batch_execute(both).await.unwrap();
+        source.batch_execute(both).await.expect("the definitions are SQL");
+        target.batch_execute(both).await.expect("the definitions are SQL");
         Pair { cluster, source, target }
     }
 
     fn work(&self, tables: &[&str]) -> Incremental {
         Incremental {
-            source: Database::parse(&self.cluster.url("production")).unwrap(),
-            target: Database::parse(&self.cluster.url("warehouse")).unwrap(),
+            source: Database::parse(&self.cluster.url("production")).expect("a valid URL"),
+            target: Database::parse(&self.cluster.url("warehouse")).expect("a valid URL"),
             modes: TableModes::of(tables.iter().map(|&t| (t, TableMode::Incremental))),
             first_load: true,
         }
@@ -96,11 +96,11 @@ impl Pair {
     }
 
     async fn source(&self, sql: &str) {
-        self.source.batch_execute(sql).await.unwrap();
+        self.source.batch_execute(sql).await.expect("the statement is SQL");
     }
 
     async fn target(&self, sql: &str) {
-        self.target.batch_execute(sql).await.unwrap();
+        self.target.batch_execute(sql).await.expect("the statement is SQL");
     }
 
     /// Asserts that both sides hold the same rows, whatever the order of rows and columns.
@@ -135,11 +135,11 @@ async fn run_until(work: &Incremental, stop: CancellationToken) -> Ran {
 
 async fn rows(client: &Client, table: &str) -> Vec<String> {
     let sql = format!("select to_jsonb(t)::text from {table} t");
-    let mut rows: Vec<String> = client.query(&sql, &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
+    let mut rows: Vec<String> = client.query(&sql, &[]).await.expect("the table exists").iter().map(|r| r.get(0)).collect();
     rows.sort();
     rows
 }
 
 async fn number(client: &Client, sql: &str) -> i64 {
-    client.query_one(sql, &[]).await.unwrap().get(0)
+    client.query_one(sql, &[]).await.expect("the query is SQL").get(0)
 }

@@ -74,7 +74,7 @@ pub(super) async fn make(
     };
     let mut args: Vec<String> =
         ["--section=pre-data", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-password"].map(str::to_owned).to_vec();
-    args.extend(["--no-security-labels".to_owned(), format!("--lock-wait-timeout={LOCK_TIMEOUT}")]);
+    args.extend(["--no-security-labels".to_owned(), "--encoding=UTF8".to_owned(), format!("--lock-wait-timeout={LOCK_TIMEOUT}")]);
     for (_, absent) in &absent.tables {
         // A quoted pattern is exact.
         args.push(format!("--table={}", quote_qualified(&absent.schema, &absent.name)));
@@ -94,8 +94,11 @@ pub(super) async fn make(
             target.batch_execute(&create).await.map_err(|e| failed(crate::postgres::explain(&e)))?;
         }
     }
-    // pg_dump qualifies every name, and expects functions to be read under this path.
-    let sql = format!("set local search_path = '';\n{}\n; reset search_path", definitions(&dump));
+    // pg_dump qualifies every name, and writes for these settings.
+    let sql = format!(
+        "set local search_path = ''; set local standard_conforming_strings = on;\n{}\n; reset search_path",
+        definitions(&dump)
+    );
     target.batch_execute(&sql).await.map_err(|e| failed(crate::postgres::explain(&e)))
 }
 

@@ -92,11 +92,14 @@ fn missing(plan: &Plan) -> String {
     let columns: Vec<String> = plan.key.columns.iter().map(|c| quote_identifier(c)).collect();
     let texts: Vec<String> = columns.iter().map(|c| format!("c.{c}::text")).collect();
     let equal: Vec<String> = columns.iter().map(|c| format!("t.{c} = c.{c}")).collect();
+    // A key without value equals nothing: such a row would come again every night.
+    let known: Vec<String> = columns.iter().map(|c| format!("c.{c} is not null")).collect();
     format!(
         "set local cursor_tuple_fraction = 1; declare bullwork_missing no scroll cursor for select {}{} \
-         from pg_temp.bullwork_candidates c where not exists (select from {} t where {})",
+         from pg_temp.bullwork_candidates c where {} and not exists (select from {} t where {})",
         if plan.key.unique { "" } else { "distinct " },
         texts.join(", "),
+        known.join(" and "),
         plan.table.quoted(),
         equal.join(" and ")
     )
