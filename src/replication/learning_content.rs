@@ -16,7 +16,7 @@
 //! `TRUNCATE` and reload: `TRUNCATE` makes every reader wait until the commit and shows an empty
 //! table to those whose snapshot is older, deleting everything writes the whole content anew each
 //! night and fails on foreign keys that point here. A table whose columns no longer are those of the
-//! mapping is made again in the same transaction ([`publish`]).
+//! mapping is made again in the same transaction (`publish.rs`, `rebuild.rs`).
 //!
 //! Needs the right to create temporary tables, and tables in `public`. Memory: one item, two short
 //! channels, and the ids of the table being loaded (for error messages).

@@ -7,28 +7,13 @@ use base64::Engine;
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::notification::{Notification, Payload};
 use bullwork::webhook::signature::SigningKey;
-use bullwork::worker::{JobContext, JobKind, Memory, Outcome, Progress, Record, Run, RunSink};
-use serde_json::{Map, Value, json};
+use bullwork::worker::{JobContext, JobKind, Memory, Outcome};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl RunSink for Lines {
-    fn line(&self, record: &Record) {
-        self.0.lock().unwrap().push(record.message.clone());
-    }
-
-    fn progress(&self, _: &Progress) {}
-}
-
-impl Lines {
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
+use crate::support::lines::Lines;
 
 /// The job's data, as Redis would keep it.
 #[derive(Default)]
@@ -37,7 +22,7 @@ struct Data(Mutex<Value>);
 #[async_trait::async_trait]
 impl Memory for Data {
     async fn remember(&self, data: Value) -> anyhow::Result<()> {
-        *self.0.lock().unwrap() = data;
+        *self.0.lock().expect("no holder panics") = data;
         Ok(())
     }
 }
@@ -58,13 +43,13 @@ impl Job {
         let reader = Reader::new(&self.environment);
         let kind = Notification::from_settings(&reader);
         reader.finish().expect("the configuration is right");
-        let lines = Arc::new(Lines::default());
-        let payload: Payload = serde_json::from_value(self.data.0.lock().unwrap().clone()).expect("what was written is readable");
-        let run = Run::new(Map::new(), CancellationToken::new(), Some(lines.clone()));
+        let data = self.data.0.lock().expect("no holder panics").clone();
+        let payload: Payload = serde_json::from_value(data).expect("what was written is readable");
+        let (run, lines) = Lines::of_run(CancellationToken::new());
         let memory: Arc<dyn Memory> = self.data.clone();
         let context = JobContext { payload, attempt: 1, attempts: 10, run, memory: Some(memory) };
         let result = kind.run(&context).await.map_err(|e| format!("{e:#}"));
-        (result, lines.all())
+        (result, lines.messages())
     }
 }
 
@@ -85,7 +70,7 @@ fn paths(requests: &[Request]) -> Vec<&str> {
 }
 
 fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
-    request.headers.get(name).map(|v| v.to_str().unwrap())
+    request.headers.get(name).map(|v| v.to_str().expect("headers of ours are text"))
 }
 
 #[tokio::test]

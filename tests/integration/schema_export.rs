@@ -1,30 +1,19 @@
 //! The schema export between two real databases.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::schema_export::{Payload, SchemaExport};
 use bullwork::postgres::Database;
 use bullwork::postgres::same::same_database;
-use bullwork::worker::{JobContext, JobKind, Outcome, Progress, Record, Run, RunSink};
-use serde_json::{Map, Value, json};
+use bullwork::worker::{JobContext, JobKind, Outcome, Record};
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
+use crate::support::lines::Lines;
 use crate::support::postgres::Cluster;
-
-#[derive(Default)]
-struct Lines(Mutex<Vec<Record>>);
-
-impl RunSink for Lines {
-    fn line(&self, record: &Record) {
-        self.0.lock().unwrap().push(record.clone());
-    }
-
-    fn progress(&self, _: &Progress) {}
-}
 
 /// A schema with what makes exports fail: mixed case, cycles, functions in defaults, types used by
 /// functions and tables, views that need a primary key, partitions, comments.
@@ -100,12 +89,10 @@ impl Setup {
     }
 
     async fn run_with(&self, kind: &SchemaExport, stop: CancellationToken) -> (Result<Outcome, String>, Vec<Record>) {
-        let lines = Arc::new(Lines::default());
-        let run = Run::new(Map::new(), stop, Some(lines.clone()));
+        let (run, lines) = Lines::of_run(stop);
         let context = JobContext { payload: Payload::default(), attempt: 1, attempts: 1, run, memory: None };
         let result = kind.run(&context).await.map_err(|e| format!("{e:#}"));
-        let records = lines.0.lock().unwrap().clone();
-        (result, records)
+        (result, lines.records())
     }
 
     async fn run(&self) -> Result<Outcome, String> {
@@ -311,11 +298,10 @@ async fn not_enabled_it_succeeds_in_silence() {
     let reader = Reader::new(&environment);
     let kind = SchemaExport::from_settings(&reader);
     reader.finish().expect("nothing else is needed");
-    let lines = Arc::new(Lines::default());
-    let run = Run::new(Map::new(), CancellationToken::new(), Some(lines.clone()));
+    let (run, lines) = Lines::of_run(CancellationToken::new());
     let context = JobContext { payload: Payload::default(), attempt: 1, attempts: 1, run, memory: None };
     assert!(matches!(kind.run(&context).await.unwrap(), Outcome::Done(_)));
-    assert!(lines.0.lock().unwrap().is_empty());
+    assert!(lines.records().is_empty());
 }
 
 #[tokio::test]
