@@ -534,6 +534,27 @@ async fn a_stopped_run_leaves_no_session_behind() {
     assert_eq!(setup.everything().await, yesterday);
 }
 
+#[tokio::test]
+async fn a_server_that_dies_in_mid_load_is_noticed_at_once_and_keeps_yesterdays_content() {
+    let mut setup = Setup::new().await;
+    setup.load_fixture().await;
+    let yesterday = setup.everything().await;
+    let url = raw_server(Behaviour::Stall).await;
+    let sessions = "select count(*) from pg_stat_activity where application_name = 'bullwork: learning content'";
+    let killer = async {
+        eventually("the load copies", Duration::from_secs(20), || async { setup.one::<i64>(sessions).await == 1 }).await;
+        setup.cluster.server().signal(nix::sys::signal::Signal::SIGQUIT);
+    };
+    let more = [("LCMS_API_URL", url.as_str())];
+    let loading = tokio::time::timeout(Duration::from_secs(20), setup.run_with(&more, CancellationToken::new()));
+    let (outcome, ()) = tokio::join!(loading, killer);
+    let (result, _) = outcome.expect("it does not wait for the slow answer");
+    assert!(result.is_err());
+    setup.cluster.restart();
+    setup.db = setup.cluster.client("target").await;
+    assert_eq!(setup.everything().await, yesterday);
+}
+
 /// 60 MB of content through a process whose memory is measured.
 #[tokio::test]
 async fn memory_does_not_grow_with_the_answer() {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Keeps the lines of a run.
 #[derive(Default)]
-pub struct Lines(Mutex<Vec<Record>>);
+pub(crate) struct Lines(Mutex<Vec<Record>>);
 
 impl RunSink for Lines {
     fn line(&self, record: &Record) {
@@ -20,21 +20,21 @@ impl RunSink for Lines {
 
 impl Lines {
     /// A run that must stop with `stop`, and its lines.
-    pub fn of_run(stop: CancellationToken) -> (Run, Arc<Lines>) {
+    pub(crate) fn of_run(stop: CancellationToken) -> (Run, Arc<Lines>) {
         let lines = Arc::new(Lines::default());
         (Run::new(Map::new(), stop, Some(lines.clone())), lines)
     }
 
-    pub fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<Record> {
         self.0.lock().expect("no holder panics").clone()
     }
 
-    pub fn messages(&self) -> Vec<String> {
+    pub(crate) fn messages(&self) -> Vec<String> {
         self.records().into_iter().map(|r| r.message).collect()
     }
 
     /// Whether a line holds `part`.
-    pub fn holds(&self, part: &str) -> bool {
+    pub(crate) fn holds(&self, part: &str) -> bool {
         self.messages().iter().any(|m| m.contains(part))
     }
 }
