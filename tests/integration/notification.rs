@@ -229,6 +229,19 @@ async fn secrets_in_a_url_are_masked_and_its_path_stays() {
 }
 
 #[tokio::test]
+async fn the_token_goes_before_a_user_in_the_url() {
+    let server = receiver().await;
+    answers(&server, "/hook", 200).await;
+    let url = format!("{}/hook", server.uri().replace("http://", "http://me:pass-word-1@"));
+    let job = Job::new(&[("NOTIFICATIONS", json!([{"url": url, "token": "the-token"}, {"url": url}]).to_string())]);
+    job.attempt().await.0.unwrap();
+    let requests = received(&server).await;
+    let all = |n: usize| requests[n].headers.get_all("authorization").iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all(0), ["the-token"]);
+    assert!(all(1).len() == 1 && all(1)[0].starts_with("Basic "));
+}
+
+#[tokio::test]
 async fn nobody_to_notify_is_a_success() {
     let (result, lines) = Job::new(&[]).attempt().await;
     assert_eq!(result.unwrap(), Outcome::Done(json!({"notified": 0})));
