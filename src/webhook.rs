@@ -15,7 +15,7 @@ pub mod signature;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 
@@ -178,7 +178,8 @@ pub struct Message {
 pub async fn post(client: &Client, limit: Duration, endpoint: &Endpoint, message: Message) -> Result<StatusCode, WebhookError> {
     let mut request = client.post(endpoint.url.clone()).header(CONTENT_TYPE, "application/json");
     if let Some(authorization) = endpoint.authorization()? {
-        request = request.header(AUTHORIZATION, authorization);
+        // `headers` replaces where `header` would add to the one that a user in the URL makes.
+        request = request.headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]));
     }
     if let Some(key) = &endpoint.key {
         // A clock before 1970 signs as 1970; the receiver will say so.

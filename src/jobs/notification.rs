@@ -48,7 +48,7 @@ pub static NOTIFICATION_TIMEOUT: Setting =
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Payload {
-    /// Receivers that have answered within 2xx, by [`fingerprints`].
+    /// Receivers that have answered within 2xx, by the SHA-256 of their URL.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub delivered: Vec<String>,
     /// Identity of the message, the same over all tries.

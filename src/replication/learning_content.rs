@@ -16,7 +16,7 @@
 //! `TRUNCATE` and reload: `TRUNCATE` makes every reader wait until the commit and shows an empty
 //! table to those whose snapshot is older, deleting everything writes the whole content anew each
 //! night and fails on foreign keys that point here. A table whose columns no longer are those of the
-//! mapping is made again in the same transaction ([`publish`]).
+//! mapping is made again in the same transaction (`publish.rs`, `rebuild.rs`).
 //!
 //! Needs the right to create temporary tables, and tables in `public`. Memory: one item, two short
 //! channels, and the ids of the table being loaded (for error messages).
@@ -97,6 +97,9 @@ pub enum ContentError {
     /// The database.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// The server went away while the answer was still arriving.
+    #[error("the session with the target ended while the learning content was arriving; nothing was changed")]
+    SessionLost,
     /// One side of the load ended because the other failed; never the reason told.
     #[error("the load was given up")]
     Abandoned,
@@ -220,7 +223,14 @@ async fn load_unstopped(
         let mapping = Arc::clone(mapping);
         move || body::parse(&mapping, bytes, &rows)
     });
-    let (fed, parsed, staged) = tokio::join!(api.feed(answer, feed, run), parser, stage::fill(run, &session, mapping, taken));
+    let closed = session.closed();
+    let together = async { tokio::join!(api.feed(answer, feed, run), parser, stage::fill(run, &session, mapping, taken)) };
+    let (fed, parsed, staged) = tokio::select! {
+        biased;
+        ended = together => ended,
+        // While the API is slow nothing is written, and only this tells that the server is gone.
+        () = closed.cancelled() => return Err(ContentError::SessionLost),
+    };
     // What failed first made the others end: a refused row ends the parser, a cut connection looks
     // like the end of the body to it.
     let complete = staged?;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: readers of the catalogue see yesterday's definitions until one commit shows them
 //! today's; any error of either side leaves yesterday's. What is gone from the source is gone from
-//! the catalogue. Nothing but what an earlier export made is ever dropped ([`ledger`]): when
+//! the catalogue. Nothing but what an earlier export made is ever dropped (`ledger.rs`): when
 //! something of somebody else's depends on it, or a table holds rows, the export fails and says so.
 //!
 //! Needs `pg_dump` of the source server's version or newer, and the right to create schemas in the

@@ -1,13 +1,13 @@
 //! The learning-content step against a real server and real HTTP.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::learning_content_replication::{LearningContentReplication, Payload};
-use bullwork::worker::{JobContext, JobKind, Outcome, Record, Run, RunSink};
-use serde_json::{Map, Value, json};
+use bullwork::worker::{JobContext, JobKind, Outcome};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -15,29 +15,8 @@ use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::support::eventually;
+use crate::support::lines::Lines;
 use crate::support::postgres::Cluster;
-
-/// Keeps the lines of a run.
-#[derive(Default)]
-struct Lines(Mutex<Vec<(tracing::Level, String)>>);
-
-impl RunSink for Lines {
-    fn line(&self, record: &Record) {
-        self.0.lock().unwrap().push((record.level, record.message.clone()));
-    }
-
-    fn progress(&self, _: &bullwork::worker::Progress) {}
-}
-
-impl Lines {
-    fn messages(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().map(|(_, m)| m.clone()).collect()
-    }
-
-    fn holds(&self, part: &str) -> bool {
-        self.messages().iter().any(|m| m.contains(part))
-    }
-}
 
 fn fixture(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/lcms").join(name);
@@ -88,14 +67,8 @@ impl Setup {
         let reader = Reader::new(&environment);
         let kind = LearningContentReplication::from_settings(&reader);
         reader.finish().expect("the configuration is right");
-        let lines = Arc::new(Lines::default());
-        let context = JobContext {
-            payload: Payload::default(),
-            attempt: 1,
-            attempts: 1,
-            run: Run::new(Map::new(), stop, Some(lines.clone())),
-            memory: None,
-        };
+        let (run, lines) = Lines::of_run(stop);
+        let context = JobContext { payload: Payload::default(), attempt: 1, attempts: 1, run, memory: None };
         let result = kind.run(&context).await.map_err(|e| format!("{e:#}"));
         (result, lines)
     }
@@ -331,7 +304,7 @@ async fn an_answer_beyond_the_limit_is_refused_whether_or_not_it_tells_its_lengt
     assert!(error.contains("longer than 4000 bytes; raise LCMS_MAX_BYTES"), "{error}");
     assert!(lines.holds("Error on GET request to"));
 
-    let endless = raw_server(|_| Behaviour::Endless).await;
+    let endless = raw_server(Behaviour::Endless).await;
     let (result, _) =
         setup.run_with(&[("LCMS_MAX_BYTES", "3000000"), ("LCMS_API_URL", &endless)], CancellationToken::new()).await;
     let error = result.unwrap_err();
@@ -344,8 +317,8 @@ async fn a_slow_answer_ends_at_the_time_limit() {
     let setup = Setup::new().await;
     setup.load_fixture().await;
     let yesterday = setup.everything().await;
-    let before_headers = raw_server(|_| Behaviour::Silent).await;
-    let within_body = raw_server(|_| Behaviour::Stall).await;
+    let before_headers = raw_server(Behaviour::Silent).await;
+    let within_body = raw_server(Behaviour::Stall).await;
     for url in [before_headers, within_body] {
         let (result, lines) = setup.run_with(&[("LCMS_TIMEOUT", "1"), ("LCMS_API_URL", &url)], CancellationToken::new()).await;
         let error = result.unwrap_err();
@@ -360,7 +333,7 @@ async fn a_connection_cut_in_mid_body_leaves_yesterdays_content() {
     let setup = Setup::new().await;
     setup.load_fixture().await;
     let yesterday = setup.everything().await;
-    let url = raw_server(|_| Behaviour::Cut).await;
+    let url = raw_server(Behaviour::Cut).await;
     let (result, lines) = setup.run_with(&[("LCMS_API_URL", &url)], CancellationToken::new()).await;
     assert!(result.unwrap_err().contains("GET http"), "the network's error is told, not the parser's");
     assert!(lines.holds("Error on GET request to"));
@@ -398,8 +371,7 @@ async fn without_an_api_address_the_step_is_skipped_so_that_the_chain_goes_on() 
     let kind = LearningContentReplication::from_settings(&reader);
     reader.finish().expect("nothing else is needed");
     assert!(kind.writes_to().is_none());
-    let lines = Arc::new(Lines::default());
-    let run = Run::new(Map::new(), CancellationToken::new(), Some(lines.clone()));
+    let (run, lines) = Lines::of_run(CancellationToken::new());
     let context = JobContext { payload: Payload::default(), attempt: 1, attempts: 1, run, memory: None };
     assert!(matches!(kind.run(&context).await.unwrap(), Outcome::Done(_)));
     assert_eq!(lines.messages(), ["LCMS_API_URL is not set: learning content is skipped"]);
@@ -547,7 +519,7 @@ async fn a_stopped_run_leaves_no_session_behind() {
     let setup = Setup::new().await;
     setup.load_fixture().await;
     let yesterday = setup.everything().await;
-    let url = raw_server(|_| Behaviour::Stall).await;
+    let url = raw_server(Behaviour::Stall).await;
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let sessions = "select count(*) from pg_stat_activity where application_name = 'bullwork: learning content'";
@@ -562,11 +534,32 @@ async fn a_stopped_run_leaves_no_session_behind() {
     assert_eq!(setup.everything().await, yesterday);
 }
 
+#[tokio::test]
+async fn a_server_that_dies_in_mid_load_is_noticed_at_once_and_keeps_yesterdays_content() {
+    let mut setup = Setup::new().await;
+    setup.load_fixture().await;
+    let yesterday = setup.everything().await;
+    let url = raw_server(Behaviour::Stall).await;
+    let sessions = "select count(*) from pg_stat_activity where application_name = 'bullwork: learning content'";
+    let killer = async {
+        eventually("the load copies", Duration::from_secs(20), || async { setup.one::<i64>(sessions).await == 1 }).await;
+        setup.cluster.server().signal(nix::sys::signal::Signal::SIGQUIT);
+    };
+    let more = [("LCMS_API_URL", url.as_str())];
+    let loading = tokio::time::timeout(Duration::from_secs(20), setup.run_with(&more, CancellationToken::new()));
+    let (outcome, ()) = tokio::join!(loading, killer);
+    let (result, _) = outcome.expect("it does not wait for the slow answer");
+    assert!(result.is_err());
+    setup.cluster.restart();
+    setup.db = setup.cluster.client("target").await;
+    assert_eq!(setup.everything().await, yesterday);
+}
+
 /// 60 MB of content through a process whose memory is measured.
 #[tokio::test]
 async fn memory_does_not_grow_with_the_answer() {
     let setup = Setup::new().await;
-    let url = raw_server(|_| Behaviour::Large).await;
+    let url = raw_server(Behaviour::Large).await;
     let peak_before = peak_memory();
     let (result, _) = setup.run_with(&[("LCMS_API_URL", &url)], CancellationToken::new()).await;
     let Outcome::Done(value) = result.unwrap() else { panic!() };
@@ -577,9 +570,9 @@ async fn memory_does_not_grow_with_the_answer() {
 
 /// `VmHWM` in kB.
 fn peak_memory() -> i64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells it");
     let line = status.lines().find(|l| l.starts_with("VmHWM")).expect("Linux tells it");
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).expect("a number of kB")
 }
 
 #[derive(Clone, Copy)]
@@ -597,14 +590,11 @@ enum Behaviour {
 }
 
 /// A server for what wiremock does not do; returns its address.
-async fn raw_server(behaviour: impl Fn(usize) -> Behaviour + Send + 'static) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+async fn raw_server(behaviour: Behaviour) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it listens"));
     tokio::spawn(async move {
-        let mut number = 0;
         while let Ok((mut stream, _)) = listener.accept().await {
-            let behaviour = behaviour(number);
-            number += 1;
             tokio::spawn(async move {
                 let _ = stream.read(&mut [0; 4096]).await;
                 let body = content().to_string();

@@ -7,28 +7,13 @@ use base64::Engine;
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::notification::{Notification, Payload};
 use bullwork::webhook::signature::SigningKey;
-use bullwork::worker::{JobContext, JobKind, Memory, Outcome, Progress, Record, Run, RunSink};
-use serde_json::{Map, Value, json};
+use bullwork::worker::{JobContext, JobKind, Memory, Outcome};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl RunSink for Lines {
-    fn line(&self, record: &Record) {
-        self.0.lock().unwrap().push(record.message.clone());
-    }
-
-    fn progress(&self, _: &Progress) {}
-}
-
-impl Lines {
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
+use crate::support::lines::Lines;
 
 /// The job's data, as Redis would keep it.
 #[derive(Default)]
@@ -37,7 +22,7 @@ struct Data(Mutex<Value>);
 #[async_trait::async_trait]
 impl Memory for Data {
     async fn remember(&self, data: Value) -> anyhow::Result<()> {
-        *self.0.lock().unwrap() = data;
+        *self.0.lock().expect("no holder panics") = data;
         Ok(())
     }
 }
@@ -58,13 +43,13 @@ impl Job {
         let reader = Reader::new(&self.environment);
         let kind = Notification::from_settings(&reader);
         reader.finish().expect("the configuration is right");
-        let lines = Arc::new(Lines::default());
-        let payload: Payload = serde_json::from_value(self.data.0.lock().unwrap().clone()).expect("what was written is readable");
-        let run = Run::new(Map::new(), CancellationToken::new(), Some(lines.clone()));
+        let data = self.data.0.lock().expect("no holder panics").clone();
+        let payload: Payload = serde_json::from_value(data).expect("what was written is readable");
+        let (run, lines) = Lines::of_run(CancellationToken::new());
         let memory: Arc<dyn Memory> = self.data.clone();
         let context = JobContext { payload, attempt: 1, attempts: 10, run, memory: Some(memory) };
         let result = kind.run(&context).await.map_err(|e| format!("{e:#}"));
-        (result, lines.all())
+        (result, lines.messages())
     }
 }
 
@@ -85,7 +70,7 @@ fn paths(requests: &[Request]) -> Vec<&str> {
 }
 
 fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
-    request.headers.get(name).map(|v| v.to_str().unwrap())
+    request.headers.get(name).map(|v| v.to_str().expect("headers of ours are text"))
 }
 
 #[tokio::test]
@@ -241,6 +226,19 @@ async fn secrets_in_a_url_are_masked_and_its_path_stays() {
     let text = format!("{} {lines:?}", result.unwrap_err());
     assert!(text.contains("/hook?token=***&page=1") && text.contains("me:***@"), "{text}");
     assert!(!text.contains("very-secret-thing") && !text.contains("pass-word-1"), "{text}");
+}
+
+#[tokio::test]
+async fn the_token_goes_before_a_user_in_the_url() {
+    let server = receiver().await;
+    answers(&server, "/hook", 200).await;
+    let url = format!("{}/hook", server.uri().replace("http://", "http://me:pass-word-1@"));
+    let job = Job::new(&[("NOTIFICATIONS", json!([{"url": url, "token": "the-token"}, {"url": url}]).to_string())]);
+    job.attempt().await.0.unwrap();
+    let requests = received(&server).await;
+    let all = |n: usize| requests[n].headers.get_all("authorization").iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all(0), ["the-token"]);
+    assert!(all(1).len() == 1 && all(1)[0].starts_with("Basic "));
 }
 
 #[tokio::test]

@@ -46,13 +46,18 @@ pub(super) async fn definitions(source: &Database, reader: &Connection, writer: 
         .secret_env([("LC_ALL", Secret::unremembered("C"))])
         .output()
         .await
-        .map_err(|error| match error {
-            ProcessError::Missing(_) => ExportError::NoTool(version),
-            ProcessError::Failed { stderr, .. } if stderr.contains("server version mismatch") => ExportError::OldTool(version),
-            other => ExportError::Dump(other),
-        })?;
+        .map_err(|error| told(error, version))?;
     let text = String::from_utf8(output).map_err(|_| ExportError::Script("is not UTF-8"))?;
     script(&text, major(writer).await?)
+}
+
+/// Tells a missing and an old tool apart from other failures; `version` is the source server's.
+fn told(error: ProcessError, version: i32) -> ExportError {
+    match error {
+        ProcessError::Missing(_) => ExportError::NoTool(version),
+        ProcessError::Failed { stderr, .. } if stderr.contains("server version mismatch") => ExportError::OldTool(version),
+        other => ExportError::Dump(other),
+    }
 }
 
 /// The dump without what only `psql` understands, for a server of version `target`.
@@ -120,6 +125,20 @@ mod tests {
         assert!(text.contains("\\unrestrict other") && !text.contains("\\unrestrict aB3"));
         assert_eq!(text.matches("SET transaction_timeout").count(), 1, "an older server does not know the setting");
         assert_eq!(script(DUMP, 17).unwrap().matches("SET transaction_timeout").count(), 2);
+    }
+
+    #[test]
+    fn a_missing_or_old_tool_is_told_with_the_version_to_install() {
+        let text = told(ProcessError::Missing("pg_dump".to_owned()), 17).to_string();
+        assert!(text.contains("not installed") && text.contains("apt install postgresql-client-17"), "{text}");
+        let failed = |stderr: &str| ProcessError::Failed {
+            program: "pg_dump".to_owned(),
+            status: "exit code 1".to_owned(),
+            stderr: stderr.to_owned(),
+        };
+        let text = told(failed("pg_dump: error: aborting because of server version mismatch"), 18).to_string();
+        assert!(text.contains("older than the server") && text.contains("version 18 or newer"), "{text}");
+        assert!(told(failed("something else"), 18).to_string().contains("something else"));
     }
 
     #[test]
