@@ -68,10 +68,8 @@ start_postgres() {
         (cd / && launch INT postgres "$PG_BIN/postgres" -D "$home/data" -p "$port" -k '' -c listen_addresses=127.0.0.1 "${settings[@]}") \
             >>"$work/$name.log" 2>&1 </dev/null &
         pid=$!
-        if wait_until 30 postgres_answers "$port" "$pid" && kill -0 "$pid" 2>/dev/null; then
-            printf '%s INT %s\n' "$pid" "$name" >>"$work/pids"
-            return
-        fi
+        printf '%s INT %s\n' "$pid" "$name" >>"$work/pids"
+        if wait_until 30 postgres_answers "$port" "$pid" && kill -0 "$pid" 2>/dev/null; then return; fi
         kill "$pid" 2>/dev/null || true
         # Somebody else may have taken the port since we asked; anything else is final.
         grep -q 'Address already in use' "$work/$name.log" || break
@@ -89,10 +87,8 @@ start_redis() {
         (launch TERM self redis-server --port "$port" --bind 127.0.0.1 --dir "$work/redis" --save '' --appendonly no --maxmemory-policy noeviction) \
             >>"$work/redis.log" 2>&1 </dev/null &
         pid=$!
-        if wait_until 20 redis_answers "$port" "$pid" && kill -0 "$pid" 2>/dev/null; then
-            printf '%s TERM redis\n' "$pid" >>"$work/pids"
-            return
-        fi
+        printf '%s TERM redis\n' "$pid" >>"$work/pids"
+        if wait_until 20 redis_answers "$port" "$pid" && kill -0 "$pid" 2>/dev/null; then return; fi
     done
     die "Redis did not start: $(tail -n 5 "$work/redis.log")"
 }
