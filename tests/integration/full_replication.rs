@@ -50,11 +50,11 @@ impl World {
     }
 
     async fn on_source(&self, sql: &str) {
-        self.source.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", bullwork::postgres::explain(&e)));
+        self.source.batch_execute(sql).await.unwrap_or_else(|e| panic!("{}: {sql}", bullwork::postgres::explain(&e)));
     }
 
     async fn on_target(&self, sql: &str) {
-        self.target.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", bullwork::postgres::explain(&e)));
+        self.target.batch_execute(sql).await.unwrap_or_else(|e| panic!("{}: {sql}", bullwork::postgres::explain(&e)));
     }
 
     async fn try_run(&self) -> (anyhow::Result<Summary>, Lines) {
@@ -102,14 +102,14 @@ impl World {
 
 /// The single text that a query gives; empty for NULL or no row.
 async fn text(client: &Client, sql: &str) -> String {
-    let row = client.query_opt(sql, &[]).await.unwrap_or_else(|e| panic!("{sql}: {}", bullwork::postgres::explain(&e)));
+    let row = client.query_opt(sql, &[]).await.unwrap_or_else(|e| panic!("{}: {sql}", bullwork::postgres::explain(&e)));
     row.and_then(|r| r.get::<_, Option<String>>(0)).unwrap_or_default()
 }
 
 /// Tables with a hash of their rows as ordered text.
 async fn fingerprints(client: &Client) -> Vec<(String, String)> {
     let tables = "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-                  where c.relkind in ('r', 'p', 'm') and c.oid >= 16384 and n.nspname not in ('bullwork', 'pg_toast') order by 1";
+                  where c.relkind in ('r', 'p', 'm') and c.relispopulated and c.oid >= 16384 and n.nspname not in ('bullwork', 'pg_toast') order by 1";
     let mut prints = Vec::new();
     for row in client.query(tables, &[]).await.unwrap() {
         let name: String = row.get(0);

@@ -150,7 +150,16 @@ with home(typrelid, top_class, top_id) as (
   select c.oid, case when c.relkind = 'c' then 'pg_type'::regclass::oid else 'pg_class'::regclass::oid end,
          case when c.relkind = 'c' then c.reltype else c.oid end
     from pg_class c where c.oid >= 16384
+),
+-- A range's multirange; by dependency, because pg_range tells it only from PostgreSQL 14 on.
+multi(oid, typarray, range) as (
+  select t.oid, t.typarray, d.refobjid from pg_type t join pg_depend d on d.classid = 'pg_type'::regclass and d.objid = t.oid
+   where t.typtype = 'm' and d.refclassid = 'pg_type'::regclass and d.deptype = 'i' and t.oid >= 16384
 )
+select 'pg_type'::regclass::oid, oid, 'pg_type'::regclass::oid, range from multi
+union all
+select 'pg_type'::regclass, typarray, 'pg_type'::regclass, range from multi
+union all
 select 'pg_class'::regclass::oid, i.indexrelid, 'pg_class'::regclass::oid, i.indrelid from pg_index i where i.indexrelid >= 16384
 union all
 select 'pg_class'::regclass, c.oid, 'pg_type'::regclass, c.reltype from pg_class c where c.relkind = 'c' and c.oid >= 16384
@@ -159,7 +168,7 @@ select 'pg_type'::regclass, t.oid, h.top_class, h.top_id from pg_type t join hom
  where not (h.top_class = 'pg_type'::regclass and h.top_id = t.oid)
 union all
 select 'pg_type'::regclass, t.typarray, coalesce(h.top_class, 'pg_type'::regclass), coalesce(h.top_id, t.oid)
-  from pg_type t left join home h using (typrelid) where t.typarray >= 16384
+  from pg_type t left join home h using (typrelid) where t.typarray >= 16384 and t.typtype <> 'm'
 union all
 select 'pg_attrdef'::regclass, oid, 'pg_class'::regclass, adrelid from pg_attrdef where oid >= 16384
 union all

@@ -87,36 +87,36 @@ comment on trigger touch on users is 'trigger';
 /// What the definitions of a database are, in words that do not name oids.
 const DEFINITIONS: &str = r#"
 select string_agg(line, E'\n' order by line) from (
-  select 'column ' || a.attrelid::regclass || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || a.attnotnull || a.attidentity || a.attgenerated
-         || coalesce(pg_get_expr(d.adbin, d.adrelid), '') || coalesce(col_description(a.attrelid, a.attnum), '') as line
+  select concat('column ', a.attrelid::regclass, '.', a.attname, ' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated
+        , coalesce(pg_get_expr(d.adbin, d.adrelid), ''), coalesce(col_description(a.attrelid, a.attnum), '')) as line
     from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
    where c.relkind in ('r','p','v','m') and c.oid >= 16384 and a.attnum > 0 and not a.attisdropped and c.relnamespace not in (select oid from pg_namespace where nspname = 'bullwork')
   union all
-  select 'relation ' || c.oid::regclass || c.relkind || c.relreplident || c.relrowsecurity || coalesce(obj_description(c.oid, 'pg_class'), '')
+  select concat('relation ', c.oid::regclass, c.relkind, c.relreplident, c.relrowsecurity, coalesce(obj_description(c.oid, 'pg_class'), ''))
     from pg_class c where c.relkind in ('r','p','v','m','S','i','I') and c.oid >= 16384 and c.relnamespace not in (select oid from pg_namespace where nspname in ('bullwork', 'pg_toast'))
   union all
-  select 'index ' || pg_get_indexdef(indexrelid) || indisclustered || indisvalid from pg_index where indexrelid >= 16384 and indrelid not in (select oid from pg_class where relnamespace in (select oid from pg_namespace where nspname in ('bullwork', 'pg_toast')))
+  select concat('index ', pg_get_indexdef(indexrelid), indisclustered, indisvalid) from pg_index where indexrelid >= 16384 and indrelid not in (select oid from pg_class where relnamespace in (select oid from pg_namespace where nspname in ('bullwork', 'pg_toast')))
   union all
-  select 'constraint ' || conname || ' ' || coalesce(conrelid::regclass::text, '') || pg_get_constraintdef(oid) || convalidated || coalesce(obj_description(oid, 'pg_constraint'), '')
+  select concat('constraint ', conname, ' ', coalesce(conrelid::regclass::text, ''), pg_get_constraintdef(oid), convalidated, coalesce(obj_description(oid, 'pg_constraint'), ''))
     from pg_constraint where oid >= 16384 and connamespace not in (select oid from pg_namespace where nspname = 'bullwork')
   union all
-  select 'view ' || c.oid::regclass || pg_get_viewdef(c.oid) || c.relispopulated from pg_class c where relkind in ('v','m') and oid >= 16384
+  select concat('view ', c.oid::regclass, pg_get_viewdef(c.oid), c.relispopulated) from pg_class c where relkind in ('v','m') and oid >= 16384
   union all
-  select 'function ' || p.oid::regprocedure || p.prosrc || coalesce(obj_description(p.oid, 'pg_proc'), '') from pg_proc p where oid >= 16384
+  select concat('function ', p.oid::regprocedure, p.prosrc, coalesce(obj_description(p.oid, 'pg_proc'), '')) from pg_proc p where oid >= 16384
   union all
-  select 'trigger ' || pg_get_triggerdef(oid) || coalesce(obj_description(oid, 'pg_trigger'), '') from pg_trigger where not tgisinternal and oid >= 16384
+  select concat('trigger ', pg_get_triggerdef(oid), coalesce(obj_description(oid, 'pg_trigger'), '')) from pg_trigger where not tgisinternal and oid >= 16384
   union all
-  select 'rule ' || pg_get_ruledef(oid) from pg_rewrite where rulename <> '_RETURN' and oid >= 16384
+  select concat('rule ', pg_get_ruledef(oid)) from pg_rewrite where rulename <> '_RETURN' and oid >= 16384
   union all
-  select 'policy ' || polname || pg_get_expr(polqual, polrelid) from pg_policy
+  select concat('policy ', polname, pg_get_expr(polqual, polrelid)) from pg_policy
   union all
-  select 'statistics ' || pg_get_statisticsobjdef(oid) from pg_statistic_ext
+  select concat('statistics ', pg_get_statisticsobjdef(oid)) from pg_statistic_ext
   union all
-  select 'enum ' || enumtypid::regtype || ' ' || enumlabel || row_number() over (partition by enumtypid order by enumsortorder) from pg_enum
+  select concat('enum ', enumtypid::regtype, ' ', enumlabel, row_number() over (partition by enumtypid order by enumsortorder)) from pg_enum
   union all
-  select 'type ' || oid::regtype || typtype || coalesce(obj_description(oid, 'pg_type'), '') from pg_type where typtype in ('e','d','r') and oid >= 16384
+  select concat('type ', oid::regtype, typtype, coalesce(obj_description(oid, 'pg_type'), '')) from pg_type where typtype in ('e','d','r') and oid >= 16384
   union all
-  select 'sequence ' || format('%I.%I', schemaname, sequencename) || ' ' || coalesce(last_value::text, 'none') || increment_by from pg_sequences where schemaname <> 'bullwork'
+  select concat('sequence ', format('%I.%I', schemaname, sequencename), ' ', coalesce(last_value::text, 'none'), increment_by) from pg_sequences where schemaname <> 'bullwork'
 ) lines where line !~ 'schooling-registrations|_createdAt_idx'
 "#;
 
@@ -134,6 +134,6 @@ async fn everything_of_the_source_arrives_and_a_second_day_changes_nothing() {
         let missing: Vec<_> = wanted.iter().filter(|l| !found.contains(l)).collect();
         let strange: Vec<_> = found.iter().filter(|l| !wanted.contains(l)).collect();
         assert!(missing.is_empty() && strange.is_empty(), "day {day}: missing {missing:#?}, strange {strange:#?}");
-        world.on_source("insert into users (name, mail) values ('grown' || now(), 'x@' || clock_timestamp())").await;
+        world.on_source("insert into users (name, mail) values ('grown' || now(), 'x@' || clock_timestamp()); refresh materialized view summary; refresh materialized view above").await;
     }
 }
