@@ -161,7 +161,8 @@ impl Database {
             let _ = connection.await;
             closing.cancel();
         });
-        Ok(Connection { client, closed, task })
+        let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone() };
+        Ok(Connection { client, closed, task, canceller })
     }
 
     /// The environment that makes a PostgreSQL client program connect here, so that nothing
@@ -200,9 +201,33 @@ pub struct Connection {
     client: Client,
     closed: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    canceller: Canceller,
+}
+
+/// Asks the server to give up what a session is doing. A closed socket alone does not: the
+/// server notices it only when it next reads or writes, which an index build does at its end.
+#[derive(Clone)]
+pub struct Canceller {
+    token: tokio_postgres::CancelToken,
+    tls: tls::Mode,
+}
+
+impl Canceller {
+    /// Sends the request; best effort, for the session may be gone.
+    pub async fn cancel(&self) {
+        if let Ok(connector) = self.tls.connector() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), self.token.cancel_query(connector)).await;
+        }
+    }
 }
 
 impl Connection {
+    /// Cancels what this session does, also after the session was dropped.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
     /// Cancelled when the session has ended, from whichever side.
     #[must_use]
     pub fn closed(&self) -> CancellationToken {
