@@ -77,7 +77,7 @@ impl Redis {
         }
         let bad = |e: String| {
             RedisError::Url(format!(
-                "`{shown}` cannot be used: {}; write redis://[user:password@]host:6379[/database]",
+                "`{shown}` cannot be used: {}; write redis://host:6379/0",
                 redact::scrub(&e)
             ))
         };

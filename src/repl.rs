@@ -20,8 +20,7 @@ use rustyline::{Editor, Helper, Highlighter, Hinter, Validator};
 use self::command::{Command, Connect, Line, Page};
 use crate::config::{Environment, Reader};
 use crate::jobs;
-use crate::ops::store::Store;
-use crate::queue::{Counts, State};
+use crate::ops::store::{Counts, State, Store};
 use crate::redact::scrub;
 
 /// Runs until `exit`, the end of input, or a script's first failure.

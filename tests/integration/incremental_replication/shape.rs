@@ -84,7 +84,7 @@ async fn the_job_tells_its_result_and_refuses_what_cannot_succeed() {
         let kind = IncrementalReplication::from_settings(&reader);
         reader.finish().unwrap();
         assert!(kind.writes_to().is_some());
-        let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached() };
+        let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached(), memory: None };
         kind.run(&ctx).await.unwrap()
     };
     assert_eq!(run("false").await, Outcome::Refuse("t table must not be empty on target database".to_owned()));
