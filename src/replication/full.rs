@@ -219,7 +219,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
 
     run.progress(|p| p.phase = "enrichment".to_owned());
     enrich::make_views(run, target.client_mut(), &config.enrichment).await?;
-    enrich::make_indexes(run, &target, &config.enrichment, &config.modes).await?;
+    let unfit = enrich::make_indexes(run, &target, &config.enrichment, &config.modes).await?;
     state::end(&target, total, None).await?;
     run.progress(|p| p.phase = "done".to_owned());
     Ok(Summary {
@@ -227,7 +227,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         rows: reached.totals.rows.load(Ordering::Relaxed),
         bytes: reached.totals.bytes.load(Ordering::Relaxed),
         duration_ms: build::millis(start),
-        left_out: judge.skipped(),
+        left_out: judge.skipped().into_iter().chain(unfit).collect(),
         broken,
     })
 }

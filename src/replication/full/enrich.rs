@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use super::build::millis;
 use super::state;
 use crate::config::{Reader, Setting};
-use crate::postgres::{Doing, quote_identifier};
+use crate::postgres::{Doing, explain, quote_identifier};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -130,10 +130,16 @@ pub(super) async fn make_views(run: &Run, target: &mut Client, enrichment: &Enri
     Ok(())
 }
 
-/// Makes the indexes, one after the other.
-pub(super) async fn make_indexes(run: &Run, target: &Client, enrichment: &Enrichment, modes: &TableModes) -> anyhow::Result<()> {
+/// Makes the indexes, one after the other. Returns those that fit no table.
+pub(super) async fn make_indexes(
+    run: &Run,
+    target: &Client,
+    enrichment: &Enrichment,
+    modes: &TableModes,
+) -> anyhow::Result<Vec<String>> {
     run.info("Enrich imported data");
     run.info("enrichment.add - Started");
+    let mut left_out = Vec::new();
     for index in &enrichment.indexes {
         let table = name_of(&index.table);
         let name = TableName { schema: table.schema.clone(), name: index.name.clone() };
@@ -153,17 +159,29 @@ pub(super) async fn make_indexes(run: &Run, target: &Client, enrichment: &Enrich
         }
         run.info(format!("CREATE INDEX {quoted} - Started"));
         let start = Instant::now();
-        target
-            .batch_execute(&format!("create index {quoted} on {} ({})", table.quoted(), index.on))
-            .await
-            .doing(|| format!("building the enrichment's index `{}` of table `{table}`", index.name))?;
+        let sql = format!("create index {quoted} on {} ({})", table.quoted(), index.on);
+        match target.batch_execute(&sql).await {
+            Ok(()) => {}
+            // Class 42: the expression does not fit this table. All rows are there; to fail the
+            // night for it, and copy everything again, would help nobody.
+            Err(error) if error.code().is_some_and(|c| c.code().starts_with("42")) => {
+                run.warn(format!("no index {quoted}: it does not fit table `{table}`: {}", explain(&error)));
+                left_out.push(format!("index {}", index.name));
+                continue;
+            }
+            Err(error) => {
+                return Err(error)
+                    .doing(|| format!("building the enrichment's index `{}` of table `{table}`", index.name))
+                    .map_err(Into::into);
+            }
+        }
         run.info_with(
             format!("CREATE INDEX {quoted} - Ended"),
             json!({"table_name": table.to_string(), "duration_ms": millis(start)}),
         );
     }
     run.info("enrichment.add - Ended");
-    Ok(())
+    Ok(left_out)
 }
 
 #[cfg(test)]

@@ -103,6 +103,23 @@ impl Cluster {
         cluster
     }
 
+    /// A fresh cluster that believes to be a standby: in recovery for as long as it runs.
+    pub fn start_standby() -> Cluster {
+        let mut cluster = Cluster::start();
+        if let Some(mut server) = cluster.server.take() {
+            // A smart shutdown leaves what a standby can start from.
+            server.signal(Signal::SIGTERM);
+            while server.runs() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let signal = cluster.data().join("standby.signal");
+        std::fs::write(&signal, "").expect("the data directory is writable");
+        give_to_server_user(&signal);
+        cluster.launch(&["hot_standby=on"]);
+        cluster
+    }
+
     fn launch(&mut self, settings: &[&str]) {
         let mut command = Command::new(programs().join("postgres"));
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k", ""]);
