@@ -17,6 +17,7 @@ use crate::ops::serve::{Parts, Service};
 use crate::ops::store::Store;
 use crate::ops::{self, doctor::Grade};
 use crate::redact::scrub;
+use crate::sentry::SentrySettings;
 use crate::worker::RetryPolicy;
 use crate::{jobs, logging, repl, sentry, shutdown, web};
 
@@ -168,7 +169,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 fn start_logging(reader: &Reader<'_>) -> Option<sentry::Guard> {
     logging::init(&LogSettings::from_settings(reader));
-    sentry::init(reader)
+    sentry::init(&SentrySettings::from_settings(reader))
 }
 
 async fn serve(environment: &Environment, kinds: &[String], parts: Parts) -> anyhow::Result<ExitCode> {

@@ -268,7 +268,7 @@ impl<'e> Reader<'e> {
                 self.problem(
                     setting.name,
                     format!(
-                        "is not a URL ({error}); write {}://user:password@host:port/name",
+                        "is not a URL ({error}); write {}://user@host:port/name",
                         schemes.first().unwrap_or(&"scheme")
                     ),
                 );

@@ -14,9 +14,9 @@
 //! slot fires in the first pass of the repeated hour only. `*` hours follow the real time: nothing
 //! is missing, nothing is repeated.
 //!
-//! - [`expression`]: the text, read into sets
-//! - [`zone`]: wall-clock time and back
-//! - [`search`]: the next instant that matches
+//! - `expression`: the text, read into sets
+//! - `zone`: wall-clock time and back
+//! - `search`: the next instant that matches
 //!
 //! Why not a crate: ADR 0002, which also lists where we differ from Bull on purpose.
 

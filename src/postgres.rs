@@ -3,6 +3,7 @@
 //! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
+pub mod same;
 pub mod tls;
 
 use std::fmt;
@@ -79,7 +80,7 @@ impl Database {
     pub fn parse(text: &str) -> Result<Self, PostgresError> {
         let text = text.trim();
         let mut url = url::Url::parse(text)
-            .map_err(|e| PostgresError::Url(format!("is not a URL ({e}); write postgres://user:password@host:5432/name")))?;
+            .map_err(|e| PostgresError::Url(format!("is not a URL ({e}); write postgres://user@host:5432/name")))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(PostgresError::Url(format!("scheme `{}` is not `postgres` or `postgresql`", url.scheme())));
         }
@@ -116,10 +117,10 @@ impl Database {
             redact::remember(&String::from_utf8_lossy(password));
         }
         if config.get_hosts().is_empty() {
-            return Err(PostgresError::Url("names no host; write postgres://user:password@host:5432/name".to_owned()));
+            return Err(PostgresError::Url("names no host; write postgres://user@host:5432/name".to_owned()));
         }
         if config.get_dbname().is_none() && config.get_user().is_none() {
-            return Err(PostgresError::Url("names no database; write postgres://user:password@host:5432/name".to_owned()));
+            return Err(PostgresError::Url("names no database; write postgres://user@host:5432/name".to_owned()));
         }
         config
             .ssl_mode(tls.wire_mode())
@@ -160,7 +161,8 @@ impl Database {
             let _ = connection.await;
             closing.cancel();
         });
-        Ok(Connection { client, closed, task })
+        let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone() };
+        Ok(Connection { client, closed, task, canceller })
     }
 
     /// The environment that makes a PostgreSQL client program connect here, so that nothing
@@ -199,9 +201,33 @@ pub struct Connection {
     client: Client,
     closed: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    canceller: Canceller,
+}
+
+/// Asks the server to give up what a session is doing. A closed socket alone does not: the
+/// server notices it only when it next reads or writes, which an index build does at its end.
+#[derive(Clone)]
+pub struct Canceller {
+    token: tokio_postgres::CancelToken,
+    tls: tls::Mode,
+}
+
+impl Canceller {
+    /// Sends the request; best effort, for the session may be gone.
+    pub async fn cancel(&self) {
+        if let Ok(connector) = self.tls.connector() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), self.token.cancel_query(connector)).await;
+        }
+    }
 }
 
 impl Connection {
+    /// Cancels what this session does, also after the session was dropped.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
     /// Cancelled when the session has ended, from whichever side.
     #[must_use]
     pub fn closed(&self) -> CancellationToken {

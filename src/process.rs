@@ -76,6 +76,15 @@ impl Program {
         self
     }
 
+    /// Takes away inherited variables that would change what it does.
+    #[must_use]
+    pub fn without_env<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        for name in names {
+            self.command.env_remove(name);
+        }
+        self
+    }
+
     /// Runs it to its end and returns what it wrote to stdout.
     ///
     /// # Errors

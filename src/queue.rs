@@ -1,21 +1,23 @@
 //! Queues in the Redis layout of Bull 4.16: the only module that knows Redis keys.
 //!
-//! A job is a hash; its id is in exactly one of these, the state:
+//! A job is a hash; its id is in exactly one of these, which is its state:
 //!
 //! ```text
-//!            add                take                    complete
-//! producer ───────► wait ──────────────► active ──────────────────► completed
-//!            │      ▲ ▲ ▲  (paused while   │ │ │ └─ no tries left ──► failed
-//!      delay │      │ │ └─ hand back,      │ │ └── back-off, snooze ─┐   │
-//!            ▼      │ │    worker vanished─┘ │                       │   │
-//!         delayed ──┘ └───── retry at once ──┘                       │   │
-//!            ▲  due or promoted                                      │   │
-//!            └───────────────────────────────────────────────────────┘   │
-//!                     wait ◄── retried by hand ──────────────────────────┘
+//! add ──┬─► wait ◄─────► paused          by pause and resume
+//!       │    │
+//!       │   take                         lock set, processedOn
+//!       │    ▼
+//!       │  active ──┬─► completed        and the successor is in its line
+//!       │           ├─► failed           no tries left, or cancelled
+//!       │           ├─► delayed          back-off, snooze
+//!       │           └─► wait             retry at once; handed back; its worker vanished
+//!       │
+//!       └─► delayed ──► wait             due, or promoted by hand
+//!            failed ──► wait             retried by hand
 //! ```
 //!
 //! Guarantees:
-//! - A transition is one script ([`scripts`]), so that whoever dies or is cut off at any point leaves
+//! - A transition is one script (`queue/scripts/*.lua`), so that whoever dies or is cut off at any point leaves
 //!   the job in its old or its new state, never in two or in none.
 //! - Only the run whose token is in the job's lock can end or extend it. Its lock runs out when its
 //!   process dies; [`Queue::recover_stalled`] then puts the job back: every job runs at least once.
@@ -28,27 +30,39 @@
 //!
 //! - [`options`]: what a producer asks for, stored as `opts`
 //! - [`job`]: a job as stored, and one to add
+//! - `add` `take` `settle` `delayed` `stalled`: the life of a job
+//! - `repeat`: schedules · `operate`: what people do by hand · `look`: counts, lists, states
+//! - `tell` `events`: what runs tell, and what is published
+//!
+//! Not here yet: cleaning, obliterate, rate limits, debounce, metrics.
 
 mod add;
 mod delayed;
 mod error;
+mod events;
 pub mod job;
 mod keys;
 mod look;
+mod operate;
 pub mod options;
+mod repeat;
 mod scripts;
 mod settle;
 mod stalled;
 mod take;
+mod tell;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use add::Added;
 pub use error::QueueError;
+pub use events::{Event, EventStream};
 pub use job::{Job, NewJob};
-pub use look::Counts;
+pub use look::{Counts, State};
+pub use operate::CancelOutcome;
 pub use options::{Backoff, JobOptions, Keep};
+pub use repeat::{Armed, Repeat, RepeatEntry};
 pub use settle::{Completed, Failed, Failure};
 pub use stalled::StallCheck;
 pub use take::{Admission, Renewed, Taken};

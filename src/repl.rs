@@ -20,8 +20,7 @@ use rustyline::{Editor, Helper, Highlighter, Hinter, Validator};
 use self::command::{Command, Connect, Line, Page};
 use crate::config::{Environment, Reader};
 use crate::jobs;
-use crate::ops::store::Store;
-use crate::queue::State;
+use crate::ops::store::{Counts, State, Store};
 use crate::redact::scrub;
 
 /// Runs until `exit`, the end of input, or a script's first failure.
@@ -121,7 +120,7 @@ impl Session {
         };
         store.check().await?;
         let counts = store.counts(&connect.queue).await?;
-        if counts.total() == 0 && !jobs::ALL.iter().any(|kind| kind.queue == connect.queue) {
+        if counts == Counts::default() && !jobs::ALL.iter().any(|kind| kind.queue == connect.queue) {
             eprintln!("`{}` holds no job and is no queue of Bullwork's; its queues are: {}", connect.queue, queue_names().join(", "));
         }
         eprintln!("connected to `{}` at {}", connect.queue, store.shown());

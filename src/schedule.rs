@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Millis};
 use crate::config::{Reader, Setting};
 use crate::cron;
-use crate::queue::{Armed, Job, Queue, QueueError, Repeat, State, UNNAMED};
+use crate::queue::{Armed, Job, Queue, QueueError, Repeat, State, job::UNNAMED};
 use crate::worker::RetryPolicy;
 
 /// Time zone of all schedules.

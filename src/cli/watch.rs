@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::ops::follow::Watcher;
-use crate::queue::State;
+use crate::ops::store::State;
 use crate::worker::Progress;
 
 /// Writes to stderr; stdout stays for the result.

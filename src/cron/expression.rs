@@ -241,6 +241,7 @@ fn value(form: &Form, text: &str) -> Result<u32, String> {
     match number(text) {
         Some(number) if (form.least..=form.most).contains(&number) => Ok(number),
         Some(_) => Err(format!("{} `{text}` is outside {}-{}", form.name, form.least, form.most)),
+        None if text.is_empty() => Err(format!("a value is missing in {}", form.name)),
         None => Err(format!("{} `{text}` is not understood", form.name)),
     }
 }

@@ -1,1 +1,118 @@
-//! (in progress)
+//! Copies the source into the target, whole: the first job of the night.
+//!
+//! Safe to run twice: a run replaces what the one before made. Interrupted: the target is as it was,
+//! or incomplete and marked so; the next run repairs it ([`crate::replication::full`]).
+
+use crate::config::{Reader, Setting};
+use crate::postgres::Database;
+use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, PG_BIN, Refused};
+use crate::replication::settings::{
+    self, BACKUP_MODE, PG_RESTORE_JOBS, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
+};
+use crate::schedule::Schedule;
+use crate::worker::{JobContext, JobKind, Outcome};
+
+/// When the night begins.
+pub static SCHEDULE: Setting =
+    Setting::new("SCHEDULE", "When the full replication starts: cron with 5 fields, or 6 with seconds first.")
+        .default("10 5 * * *");
+
+/// The kind.
+pub struct FullReplication {
+    /// Nothing when a database setting is missing; then reading the settings has failed.
+    config: Option<Config>,
+    schedule: Schedule,
+}
+
+#[async_trait::async_trait]
+impl JobKind for FullReplication {
+    const NAME: &'static str = "full-replication";
+    const QUEUE: &'static str = "Replication queue";
+    const SUMMARY: &'static str = "Copy the source database into the target and enrich it";
+    const THEN: Option<&'static str> = Some("incremental-replication");
+    const SETTINGS: &'static [&'static Setting] = &[
+        &SCHEDULE,
+        &SOURCE_DATABASE_URL,
+        &TARGET_DATABASE_URL,
+        &BACKUP_MODE,
+        &RESTORE_FK_CONSTRAINTS,
+        &PG_RESTORE_JOBS,
+        &PG_BIN,
+        &ENRICHMENT_FILE,
+    ];
+    type Payload = serde_json::Map<String, serde_json::Value>;
+
+    fn from_settings(reader: &Reader<'_>) -> Self {
+        let (source, target) = (settings::source(reader), settings::target(reader));
+        let modes = TableModes::from_settings(reader);
+        let foreign_keys = reader.flag(&RESTORE_FK_CONSTRAINTS);
+        let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
+        let programs = reader.optional(&PG_BIN).map(Into::into);
+        let enrichment = Enrichment::from_settings(reader);
+        FullReplication {
+            config: source.zip(target).map(|(source, target)| Config {
+                source,
+                target,
+                modes,
+                foreign_keys,
+                jobs,
+                programs,
+                enrichment,
+            }),
+            schedule: Schedule::from_settings(reader, &SCHEDULE),
+        }
+    }
+
+    fn schedule(&self) -> Option<Schedule> {
+        Some(self.schedule.clone())
+    }
+
+    fn writes_to(&self) -> Option<&Database> {
+        self.config.as_ref().map(|c| &c.target)
+    }
+
+    async fn run(&self, ctx: &JobContext<Self::Payload>) -> anyhow::Result<Outcome> {
+        let Some(config) = &self.config else {
+            return Ok(Outcome::Refuse("SOURCE_DATABASE_URL or TARGET_DATABASE_URL is not usable".to_owned()));
+        };
+        match full::replicate(&ctx.run, config).await {
+            Ok(summary) => Ok(Outcome::Done(serde_json::to_value(summary)?)),
+            Err(error) if error.is::<Refused>() => Ok(Outcome::Refuse(format!("{error:#}"))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let environment = Environment::of([
+            ("SOURCE_DATABASE_URL", "mysql://u@h/d"),
+            ("BACKUP_MODE", "{"),
+            ("RESTORE_FK_CONSTRAINTS", "yes"),
+            ("PG_RESTORE_JOBS", "0"),
+        ]);
+        let reader = Reader::new(&environment);
+        FullReplication::from_settings(&reader);
+        let text = reader.finish().unwrap_err().to_string();
+        for name in ["SOURCE_DATABASE_URL", "TARGET_DATABASE_URL", "BACKUP_MODE", "RESTORE_FK_CONSTRAINTS", "PG_RESTORE_JOBS"] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn foreign_keys_are_copied_unless_told_otherwise() {
+        let databases = [("SOURCE_DATABASE_URL", "postgres://u@h/a"), ("TARGET_DATABASE_URL", "postgres://u@h/b")];
+        for (setting, wanted) in [(None, true), (Some("false"), false), (Some("true"), true)] {
+            let environment = Environment::of(databases.into_iter().chain(setting.map(|s| ("RESTORE_FK_CONSTRAINTS", s))));
+            let reader = Reader::new(&environment);
+            let kind = FullReplication::from_settings(&reader);
+            reader.finish().unwrap();
+            assert_eq!(kind.config.unwrap().foreign_keys, wanted);
+        }
+    }
+}

@@ -236,8 +236,14 @@ async fn space(client: &Client) -> Finding {
 }
 
 async fn client_tools(reader: &Reader<'_>, source_major: u32) -> Finding {
-    match full::find_pg_dump(reader, source_major).await {
-        Ok(found) => Finding::good("pg_dump", found),
-        Err(error) => Finding::bad("pg_dump", error, format!("apt-get install postgresql-client-{source_major}, or set PG_BIN")),
+    let directory = reader.optional(&full::PG_BIN).map(std::path::PathBuf::from);
+    let found = full::find_pg_dump(directory.as_deref()).await;
+    match (full::pg_dump_problem(found.as_ref(), directory.as_deref(), source_major), found) {
+        (None, Some(found)) => Finding::good("pg_dump", format!("version {}", found.version)),
+        (problem, _) => Finding::bad(
+            "pg_dump",
+            problem.unwrap_or_else(|| "is not there".to_owned()),
+            format!("apt-get install postgresql-client-{source_major}, or set PG_BIN"),
+        ),
     }
 }

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::clock::Clock;
 use crate::config::{self, Reader};
-use crate::queue::{CancelOutcome, Counts, Job, NewJob, Queue, State};
+use crate::queue::{NewJob, Queue};
+pub use crate::queue::{CancelOutcome, Counts, Job, State};
 use crate::redis::Redis;
 use crate::worker::{Declaration, RetryPolicy};
 

@@ -246,3 +246,53 @@ impl JobOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_is_read_however_tools_wrote_it() {
+        let cases = [
+            (json!(true), Keep::None),
+            (json!("true"), Keep::None),
+            (json!(0), Keep::None),
+            (json!(false), Keep::All),
+            (json!(null), Keep::All),
+            (json!(-1), Keep::All),
+            (json!("x"), Keep::All),
+            (json!(["x"]), Keep::All),
+            (json!(7), Keep::Count(7)),
+            (json!("7"), Keep::Count(7)),
+            (json!({"count": 0, "age": 5}), Keep::None),
+            (json!({"age": "60"}), Keep::Age { seconds: 60, count: None }),
+            (json!({"age": 60, "count": 2}), Keep::Age { seconds: 60, count: Some(2) }),
+            (json!({"age": null, "count": -1}), Keep::All),
+        ];
+        for (stored, keep) in cases {
+            assert_eq!(Keep::from_json(Some(&stored)), keep, "{stored}");
+        }
+        assert_eq!(Keep::from_json(None), Keep::All);
+        assert_eq!(Keep::Count(u64::MAX).limits(), (1 << 40, -1));
+    }
+
+    #[test]
+    fn options_survive_being_stored_and_read() {
+        let options = JobOptions {
+            attempts: 4,
+            backoff: Some(Backoff::exponential(Duration::from_millis(700))),
+            delay: 90,
+            priority: 2,
+            lifo: true,
+            job_id: Some("x".into()),
+            timestamp: Some(12),
+            remove_on_complete: Keep::Count(3),
+            remove_on_fail: Keep::Age { seconds: 9, count: Some(1) },
+            timeout: Some(100),
+            stack_trace_limit: Some(2),
+            other: json!({"custom": [1]}).as_object().cloned().unwrap_or_default(),
+        };
+        assert_eq!(JobOptions::from_json(&options.to_json(0)), options);
+        assert_eq!(JobOptions::from_json(&json!("rubbish")), JobOptions { attempts: 1, ..JobOptions::default() });
+    }
+}

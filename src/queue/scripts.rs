@@ -27,6 +27,19 @@ scripts! {
     SNOOZE = "snooze.lua";
     PROMOTE_DUE = "promote_due.lua";
     RECOVER_STALLED = "recover_stalled.lua";
+    PAUSE = "pause.lua";
+    RESUME = "resume.lua";
+    RETRY = "retry.lua";
+    RETRY_FAILED = "retry_failed.lua";
+    PROMOTE = "promote.lua";
+    REMOVE = "remove.lua";
+    CANCEL = "cancel.lua";
+    STATE = "state.lua";
+    READ = "read.lua";
+    LOG = "log.lua";
+    SET_FIELD = "set_field.lua";
+    ARM = "arm.lua";
+    REMOVE_SCHEDULE = "remove_schedule.lua";
 }
 
 /// What a script answered, when it did not refuse.
@@ -47,6 +60,11 @@ impl Answer {
         text.parse().map_err(|_| QueueError::Answer(format!("`{text}` is no number")))
     }
 
+    /// All that is left, as it is.
+    pub(super) fn values(self) -> impl Iterator<Item = Value> {
+        self.rest
+    }
+
     /// All that is left.
     pub(super) fn texts(self) -> Vec<String> {
         self.rest.map(|value| text_of(&value)).collect()
@@ -54,7 +72,7 @@ impl Answer {
 }
 
 /// Text as it is; what is no UTF-8 (no program of Bull's writes such) with replacement characters.
-fn text_of(value: &Value) -> String {
+pub(super) fn text_of(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::SimpleString(text) => text.clone(),

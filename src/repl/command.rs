@@ -89,6 +89,9 @@ pub(super) struct Connect {
     /// Redis URI, instead of the parts
     #[arg(short, long, conflicts_with_all = ["host", "port", "db", "password"])]
     uri: Option<String>,
+    /// Print this help; -h is the host here
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl Connect {

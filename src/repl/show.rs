@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::clock::{Millis, to_rfc3339};
-use crate::queue::{CancelOutcome, Counts, Job, State};
+use crate::ops::store::{CancelOutcome, Counts, Job, State};
 
 fn table() -> Table {
     let mut table = Table::new();

@@ -1,1 +1,305 @@
-//! (in progress)
+//! Full replication: everything of the source, streamed into the target.
+//!
+//! Rows go from `COPY … TO STDOUT` straight into `COPY … FROM STDIN`, several tables at a time, all
+//! in one exported snapshot of the source; no file is written and memory does not grow with the
+//! database. Definitions come from `pg_dump --schema-only` in the same snapshot and are chosen by
+//! identity ([`archive`]), indexes and keys are built behind the rows ([`build`]).
+//!
+//! ```text
+//! checks ─ definitions ─┬─ one transaction: drop what is replaced, make what the source has
+//!   nothing is changed  │    all or nothing
+//!                       ├─ rows, indexes, keys, ANALYZE of every table, in parallel
+//!                       ├─ postponed views, materialized views, foreign keys, triggers, comments
+//!                       └─ other people's views and keys again, compatibility views, enrichment
+//! ```
+//!
+//! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
+//! functions that the source does not have are left alone, or stored and made again when they
+//! stand over a replaced table ([`drops`], [`saved`]). Row counts of both sides are compared for
+//! every table. A table on the target holds all rows of the snapshot or none.
+//!
+//! **Needs** `pg_dump` of the source's version or newer; SELECT on the source's tables; on the target
+//! CREATE and the ownership of what is replaced. Two runs at once into one target must be
+//! prevented by the caller (the worker's advisory lock).
+//!
+//! **On a crash** up to the commit of that one transaction the target is as it was. After it, it is
+//! incomplete, says so in `bullwork.replication_state`, and the next run replaces what is there: it
+//! is recorded what is ours, and stored definitions wait for the end of the run that succeeds.
+
+mod archive;
+mod build;
+mod catalog;
+mod copy;
+mod drops;
+mod dump;
+mod enrich;
+mod finish;
+mod saved;
+mod session;
+mod source;
+mod state;
+mod target;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+pub use dump::{PG_BIN, PgDump, find as find_pg_dump, unusable as pg_dump_problem};
+pub use enrich::{ENRICHMENT_FILE, Enrichment};
+
+use crate::postgres::{Connection, Database, Doing};
+use crate::replication::settings::{TableModes, TableName};
+use crate::worker::Run;
+use build::{Totals, Work};
+use catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT};
+use session::Sessions;
+use source::Source;
+use target::Judge;
+
+/// What a full replication does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Copied from.
+    pub source: Database,
+    /// Copied to.
+    pub target: Database,
+    /// Which tables are kept.
+    pub modes: TableModes,
+    /// Whether the source's foreign keys are made.
+    pub foreign_keys: bool,
+    /// Tables copied, and indexes built, at the same time.
+    pub jobs: usize,
+    /// Directory of pg_dump; none: it is looked for.
+    pub programs: Option<PathBuf>,
+    /// Views and indexes that are added.
+    pub enrichment: Enrichment,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Tables copied.
+    pub tables: u64,
+    /// Rows copied.
+    pub rows: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Wall time.
+    pub duration_ms: u64,
+    /// Definitions of the source that were left out.
+    pub left_out: Vec<String>,
+    /// Foreign keys that do not hold, and objects of others that could not be made again.
+    pub broken: Vec<String>,
+}
+
+/// Trying again cannot help: the configuration is wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// How far the run came, for the words of its failure.
+#[derive(Debug, Default)]
+struct Reached {
+    /// The state row on the target is of this run.
+    begun: AtomicBool,
+    tables: AtomicU64,
+    totals: Arc<Totals>,
+}
+
+/// Replicates. Stopping is quick at any point: the statements on both servers are cancelled.
+///
+/// # Errors
+/// [`Refused`] for a mistake of configuration; otherwise what failed, and what state the target
+/// is in.
+pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
+    let sessions = Sessions::new(&config.source, &config.target);
+    let reached = Reached::default();
+    let result = run.unless_stopped(work(run, config, &sessions, &reached)).await;
+    let error = match result {
+        Ok(Ok(summary)) => return Ok(summary),
+        Ok(Err(error)) => error,
+        Err(stopped) => stopped.into(),
+    };
+    sessions.cancel_all().await;
+    let state = match tokio::time::timeout(Duration::from_secs(8), describe(config, &reached, &format!("{error:#}"))).await {
+        Ok(Ok(text)) => text,
+        _ => "the target could not be asked how far it is; restart:full-replication repairs it either way".to_owned(),
+    };
+    if error.is::<crate::worker::run::Stopped>() {
+        run.warn(format!("the run was told to stop; {state}"));
+        return Err(error);
+    }
+    Err(match error.downcast::<Refused>() {
+        Ok(Refused(text)) => Refused(format!("{text}; {state}")).into(),
+        Err(error) => anyhow::anyhow!("{error:#}; {state}"),
+    })
+}
+
+/// Notes a failure on the target and tells what state that is in.
+async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::Result<String> {
+    if !reached.begun.load(Ordering::Acquire) {
+        return Ok("target untouched".to_owned());
+    }
+    let done = reached.totals.tables.load(Ordering::Relaxed);
+    let target = config.target.connect("full replication, after a failure").await?;
+    state::end(&target, done, Some(problem)).await?;
+    let phase = target
+        .query_one("select phase from bullwork.replication_state", &[])
+        .await
+        .doing(|| "reading bullwork.replication_state".to_owned())?;
+    Ok(match phase.get::<_, &str>(0) {
+        "preparing" => "target untouched".to_owned(),
+        "loading" => format!(
+            "target incomplete: {done} of {} tables; run restart:full-replication",
+            reached.tables.load(Ordering::Relaxed)
+        ),
+        _ => {
+            "target incomplete: all rows are there, but not all keys, views and indexes; run restart:full-replication".to_owned()
+        }
+    })
+}
+
+async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Reached) -> anyhow::Result<Summary> {
+    let start = Instant::now();
+    run.info("Start import and enrichment");
+    run.info("Import data from API database");
+    run.progress(|p| p.phase = "checking".to_owned());
+    let exporter = sessions.source().await?;
+    let mut target = sessions.target().await?;
+    let servers = source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
+    let own_views = config.enrichment.view_names();
+
+    let snapshot = export(&exporter).await?;
+    let there = Graph::read(&target).await?;
+    let mut source = Source::read(&exporter, &there, &config.modes).await?;
+    check_target(&target, &source, &there, &own_views).await?;
+
+    run.info("Start create Backup");
+    run.progress(|p| p.phase = "definitions".to_owned());
+    source.read_definitions(&config.source, &exporter, &snapshot, servers.source_major, config.programs.as_deref()).await?;
+    run.info("End create Backup");
+
+    run.info("Start drop Objects AndRestoreBackup");
+    let total = source.tables.len() as u64;
+    reached.tables.store(total, Ordering::Relaxed);
+    state::prepare(&target).await?;
+    let before = state::begin(&target, &snapshot, total).await?;
+    reached.begun.store(true, Ordering::Release);
+    if let Some(before) = before.filter(|b| b.state != "complete") {
+        run.info(format!(
+            "the run that started at {} did not succeed ({}, {}): what it left is replaced",
+            before.started_at, before.state, before.phase
+        ));
+    }
+    let plan = drops::decide(&there, &source.known(&state::recorded(&target).await?, &own_views))?;
+    target::complete_enums(run, &exporter, &target, &target::kept_enums(&source, &there, &plan)).await?;
+    let mut judge = target::rebuild(run, target.client_mut(), &source, &own_views, config.foreign_keys).await?;
+    run.info("End drop Objects AndRestoreBackup");
+
+    run.info("Start restore Backup");
+    run.info("Start restore");
+    let positions = finish::read_positions(&exporter, &source, &judge).await?;
+    finish::set_positions(run, &target, &positions).await?;
+    let (tables, built) = plan_work(&source, &judge);
+    run.progress(|p| {
+        p.phase = "copying".to_owned();
+        p.total = total;
+    });
+    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals).await?;
+    state::enter(&target, state::Phase::Finishing, total).await?;
+    run.progress(|p| p.phase = "finishing".to_owned());
+    let broken = finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1)).await?;
+    run.info("Restore done");
+    run.info("End restore Backup");
+
+    run.progress(|p| p.phase = "enrichment".to_owned());
+    enrich::make_views(run, target.client_mut(), &config.enrichment).await?;
+    enrich::make_indexes(run, &target, &config.enrichment, &config.modes).await?;
+    state::end(&target, total, None).await?;
+    run.progress(|p| p.phase = "done".to_owned());
+    Ok(Summary {
+        tables: total,
+        rows: reached.totals.rows.load(Ordering::Relaxed),
+        bytes: reached.totals.bytes.load(Ordering::Relaxed),
+        duration_ms: build::millis(start),
+        left_out: judge.skipped(),
+        broken,
+    })
+}
+
+/// Starts the source's transaction and shares its snapshot.
+async fn export(session: &Connection) -> anyhow::Result<String> {
+    let doing = || "sharing a snapshot of the source".to_owned();
+    session.batch_execute("begin isolation level repeatable read read only").await.doing(doing)?;
+    Ok(session.query_one("select pg_export_snapshot()", &[]).await.doing(doing)?.get(0))
+}
+
+/// Refuses a target that the run could not finish on, before anything is changed.
+async fn check_target(target: &Connection, source: &Source, there: &Graph, own_views: &HashSet<TableName>) -> anyhow::Result<()> {
+    let recorded = if state::exists(target).await? { state::recorded(target).await? } else { HashSet::new() };
+    let plan = drops::decide(there, &source.known(&recorded, own_views))?;
+    let mut foreign: Vec<String> =
+        plan.replaced.iter().map(|id| &there.nodes[id]).filter(|n| !n.owned).map(catalog::Node::told).collect();
+    foreign.sort();
+    anyhow::ensure!(
+        foreign.is_empty(),
+        "the target's role does not own what is to be replaced: {}; make it their owner, or a member of the owner",
+        foreign.join(", ")
+    );
+    let schemas: HashSet<&str> =
+        source.relations.keys().map(|name| name.schema.as_str()).chain(std::iter::once(catalog::OWN_SCHEMA)).collect();
+    let schemas: Vec<&str> = schemas.into_iter().collect();
+    const LACKING: &str = "select coalesce(array_agg(s order by s), '{}') from unnest($1::text[]) s left join pg_namespace n on n.nspname = s \
+                           where case when n.oid is null then not has_database_privilege(current_database(), 'create') \
+                           else not has_schema_privilege(n.oid, 'create') end";
+    let lacking: Vec<String> =
+        target.query_one(LACKING, &[&schemas]).await.doing(|| "checking our rights on the target".to_owned())?.get(0);
+    anyhow::ensure!(
+        lacking.is_empty(),
+        "the target's role may not create in schema {}; grant create on the schema (or on the database, where it does not exist) to it",
+        lacking.join(", ")
+    );
+    Ok(())
+}
+
+/// The tables with what is built on each, and all objects that are built this way.
+fn plan_work(source: &Source, judge: &Judge<'_>) -> (Vec<Work>, HashSet<ObjectId>) {
+    let mut built = HashSet::new();
+    let mut more: std::collections::HashMap<ObjectId, Vec<String>> = std::collections::HashMap::new();
+    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.desc == "STATISTICS") {
+        let table = source.graph.top(entry.object);
+        let ordinary = source.graph.nodes.get(&table).is_some_and(|n| n.sort == 'r');
+        if ordinary && judge.fates[i] == Some(target::Fate::Made) {
+            more.entry(table).or_default().push(entry.definition.clone());
+            built.insert(entry.object);
+        }
+    }
+    let work = source
+        .tables
+        .iter()
+        .map(|table| {
+            let indexes: Vec<_> = source
+                .indexes
+                .get(&table.oid)
+                .into_iter()
+                .flatten()
+                .filter(|index| {
+                    let object = index.constraint.as_ref().map_or((PG_CLASS, index.oid), |(oid, _)| (PG_CONSTRAINT, *oid));
+                    judge.is_made(object)
+                })
+                .cloned()
+                .collect();
+            for index in &indexes {
+                built.insert((PG_CLASS, index.oid));
+                built.extend(index.constraint.as_ref().map(|(oid, _)| (PG_CONSTRAINT, *oid)));
+            }
+            Work { table: table.clone(), indexes, more: more.remove(&(PG_CLASS, table.oid)).unwrap_or_default() }
+        })
+        .collect();
+    (work, built)
+}

@@ -138,7 +138,7 @@ impl TableModes {
 /// Reads a database setting; a missing or unusable one is a problem of `setting`.
 pub fn database(reader: &Reader<'_>, setting: &Setting) -> Option<Database> {
     let Some(text) = reader.optional(setting) else {
-        reader.problem(setting.name, "is not set; write postgres://user:password@host:5432/name");
+        reader.problem(setting.name, "is not set; write postgres://user@host:5432/name");
         return None;
     };
     match Database::parse(&text) {

@@ -120,13 +120,11 @@ pub(crate) async fn execute(around: &Surroundings, job: Job, token: &str) -> End
     let verdict = work(around, &job, attempt, &run, &stop).await;
 
     watcher.abort();
-    writer.abort();
-    let _ = writer.await;
     // The verdict belongs in the job's log too, before the job may be removed by retention.
     if let Verdict::Fail { reason, .. } = &verdict {
         run_line(&journal, tracing::Level::ERROR, &format!("failed: {reason}"));
     }
-    journal::flush(&journal, queue, &job.id).await;
+    journal::close(&journal, writer, queue, &job.id).await;
     // The heartbeat goes on until the job is settled: a slow Redis must not cost the lock.
     let ended = settle(around, &job, token, attempt, verdict).await;
     heartbeat.abort();
@@ -220,7 +218,7 @@ async fn work(around: &Surroundings, job: &Job, attempt: u32, run: &Run, stop: &
         }
         Some(Ok(Err(error))) => stopped(stop, Some(scrub(&format!("{error:#}")))),
         Some(Err(join)) if join.is_panic() => {
-            let text = panic_text(&join.into_panic());
+            let text = panic_text(&*join.into_panic());
             Verdict::Fail { reason: format!("the handler panicked: {}", scrub(&text)), detail: String::new(), retry: true }
         }
         _ => stopped(stop, None),

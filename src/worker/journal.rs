@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::run::{Progress, Record, RunSink};
 use crate::clock;
@@ -25,6 +27,7 @@ const LAST_WRITE: Duration = Duration::from_secs(3);
 pub(crate) struct Journal {
     pending: Mutex<Pending>,
     changed: Notify,
+    closed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -80,18 +83,27 @@ impl RunSink for Journal {
     }
 }
 
-/// Writes to the job `id` whatever arrives, until it is aborted; then call [`flush`].
+/// Writes to the job `id` whatever arrives, until [`close`].
 pub(crate) async fn write(journal: Arc<Journal>, queue: Queue, id: String) {
-    loop {
-        journal.changed.notified().await;
+    while !journal.closed.is_cancelled() {
+        tokio::select! {
+            () = journal.changed.notified() => {}
+            () = journal.closed.cancelled() => return,
+        }
+        // Never dropped half-way: what was taken out is written or put back.
         flush_once(&journal, &queue, &id).await;
-        tokio::time::sleep(PACE).await;
+        let _ = tokio::time::timeout(PACE, journal.closed.cancelled()).await;
     }
 }
 
-/// Writes what is left, for [`LAST_WRITE`] at most.
-pub(crate) async fn flush(journal: &Journal, queue: &Queue, id: &str) {
-    let _ = tokio::time::timeout(LAST_WRITE, flush_once(journal, queue, id)).await;
+/// Ends the `writer` and writes what is left, for [`LAST_WRITE`] at most.
+pub(crate) async fn close(journal: &Journal, writer: JoinHandle<()>, queue: &Queue, id: &str) {
+    journal.closed.cancel();
+    let last = async {
+        let _ = writer.await;
+        flush_once(journal, queue, id).await;
+    };
+    let _ = tokio::time::timeout(LAST_WRITE, last).await;
 }
 
 async fn flush_once(journal: &Journal, queue: &Queue, id: &str) {

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod bull;
 mod chain;
 mod cli;
 mod cron;

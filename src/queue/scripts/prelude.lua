@@ -118,6 +118,12 @@ local function leave_active(q, id, lock)
   return redis.call('LREM', q.active, -1, id) > 0 and 0 or NOT_ACTIVE
 end
 
+-- Puts a finished job back into the line; Bull ignores its priority here.
+local function push_retried(q, id, lifo)
+  redis.call('HDEL', q.prefix .. id, 'finishedOn', 'processedOn', 'failedReason')
+  redis.call(lifo and 'RPUSH' or 'LPUSH', line_of(q), id)
+end
+
 -- Deletes finished jobs beyond `count` (below 0: no limit) or older than `age` seconds (below 0: no limit).
 local function retain(q, finished, now, count, age)
   if age >= 0 then
@@ -148,16 +154,27 @@ local function finish(q, finished, id, now, field, value, count, age)
   retain(q, finished, tonumber(now), count, age)
 end
 
--- count, age of a retention option in a stored `opts`; anything unreadable keeps all.
-local function retention(job, member)
+-- A member of a stored `opts`; nil when it is absent or null, or the options cannot be read.
+local function option(job, member)
   local readable, opts = pcall(cjson.decode, redis.call('HGET', job, 'opts') or '')
-  local keep = readable and type(opts) == 'table' and opts[member]
+  local value = readable and type(opts) == 'table' and opts[member]
+  if value ~= cjson.null and value ~= false then
+    return value
+  end
+end
+
+-- count, age of a retention option; anything unreadable keeps all.
+local function retention(job, member)
+  local keep = option(job, member)
   if keep == true or keep == 'true' then
     return 0, -1
   elseif type(keep) == 'table' then
-    return number_of(keep.count ~= cjson.null and keep.count, -1), number_of(keep.age ~= cjson.null and keep.age, -1)
+    local function limit(value)
+      return number_of(value ~= cjson.null and value, -1)
+    end
+    return limit(keep.count), limit(keep.age)
   end
-  return number_of(type(keep) ~= 'boolean' and keep ~= cjson.null and keep, -1), -1
+  return number_of(keep, -1), -1
 end
 
 -- Adds a job. `first` is where its eight arguments begin: custom id or '', name, data, opts, timestamp, delay,

@@ -176,3 +176,11 @@ pub(crate) fn pairs(value: &Value) -> Vec<(String, String)> {
         .map(|pair| (pair[0].as_str().expect("text").to_owned(), pair[1].as_str().expect("text").to_owned()))
         .collect()
 }
+
+pub(crate) fn text(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
+}
+
+pub(crate) fn number(value: &Value) -> i64 {
+    value.as_i64().expect("a whole number")
+}

@@ -149,7 +149,23 @@ async fn only_the_owner_renews_and_it_is_told_that_it_lost() {
     let left: i64 = bench.command(&["PTTL", "bull:v:1:lock"]).await;
     assert!(left > 50_000);
     assert!(bench.set("stalled").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lock_that_ran_out_is_held_again_unless_the_job_was_put_back_meanwhile() {
+    let mut bench = Bench::start().await;
+    bench.add(JobOptions::default()).await;
+    bench.take("token").await;
     let _: i64 = bench.command(&["DEL", "bull:v:1:lock"]).await;
+    assert_eq!(bench.queue.renew("1", "token", LOCK).await.unwrap(), Renewed::Held);
+    assert!(bench.command::<i64>(&["PTTL", "bull:v:1:lock"]).await > 50_000);
+    let _: i64 = bench.command(&["DEL", "bull:v:1:lock"]).await;
+    // The stalled check puts it back in two passes.
+    for _ in 0..2 {
+        let _: i64 = bench.command(&["DEL", "bull:v:stalled-check"]).await;
+        bench.queue.recover_stalled(LOCK, 5).await.unwrap();
+    }
+    assert_eq!(bench.list("wait").await, ["1"]);
     assert_eq!(bench.queue.renew("1", "token", LOCK).await.unwrap(), Renewed::Lost);
 }
 

@@ -1,0 +1,302 @@
+//! Rows, indexes and keys of all tables, by a few workers.
+//!
+//! Every worker has at most one session with each side. Work is taken by size: the largest table
+//! first, and its indexes before smaller tables' rows, because they end last. A table's indexes
+//! are built side by side as soon as its rows are committed; then its keys are attached to them,
+//! its marks set, and it is analysed.
+
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio_postgres::Client;
+
+use super::catalog::{SourceIndex, SourceTable};
+use super::copy::{Copied, copy};
+use super::session::Sessions;
+use crate::postgres::{Connection, Doing};
+use crate::worker::Run;
+
+/// One table and what is built on it.
+pub(super) struct Work {
+    pub(super) table: SourceTable,
+    pub(super) indexes: Vec<SourceIndex>,
+    /// Further definitions that belong before ANALYZE: extended statistics.
+    pub(super) more: Vec<String>,
+}
+
+/// Counts for the summary, readable while the work goes on.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) tables: AtomicU64,
+    pub(super) rows: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Copy,
+    Index(usize),
+    Finish,
+}
+
+/// Ordered by the table's size, then by the age of the step.
+type Task = (i64, std::cmp::Reverse<u64>, usize, Step);
+
+struct Queue {
+    tasks: BinaryHeap<Task>,
+    next: u64,
+    running: usize,
+    copies_left: usize,
+    /// Exports the snapshot; closed when the last table is copied, to let the source clean up.
+    exporter: Option<Connection>,
+}
+
+struct Pool<'s> {
+    run: Run,
+    sessions: &'s Sessions<'s>,
+    snapshot: &'s str,
+    work: &'s [Work],
+    indexes_left: Vec<AtomicUsize>,
+    queue: Mutex<Queue>,
+    woken: Notify,
+    totals: Arc<Totals>,
+}
+
+/// Does all the work with `workers` workers; the first failure ends it.
+pub(super) async fn all(
+    run: &Run,
+    sessions: &Sessions<'_>,
+    exporter: Connection,
+    snapshot: &str,
+    work: &[Work],
+    workers: usize,
+    totals: &Arc<Totals>,
+) -> anyhow::Result<()> {
+    let tasks: BinaryHeap<Task> =
+        work.iter().enumerate().map(|(i, w)| (w.table.size, std::cmp::Reverse(i as u64), i, Step::Copy)).collect();
+    let pool = Pool {
+        run: run.clone(),
+        sessions,
+        snapshot,
+        work,
+        indexes_left: work.iter().map(|w| AtomicUsize::new(w.indexes.len())).collect(),
+        queue: Mutex::new(Queue {
+            tasks,
+            next: work.len() as u64,
+            running: 0,
+            copies_left: work.len(),
+            exporter: Some(exporter),
+        }),
+        woken: Notify::new(),
+        totals: Arc::clone(totals),
+    };
+    let mut running: futures_util::stream::FuturesUnordered<_> =
+        (0..workers.min(work.len()).max(1)).map(|_| pool.worker()).collect();
+    use futures_util::TryStreamExt;
+    while running.try_next().await?.is_some() {}
+    Ok(())
+}
+
+impl Pool<'_> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn worker(&self) -> anyhow::Result<()> {
+        let mut source = None;
+        let mut target = self.sessions.target().await?;
+        while let Some((_, _, index, step)) = self.take(&mut source).await {
+            let new = match step {
+                Step::Copy => {
+                    if source.is_none() {
+                        source = Some(self.sessions.source_in(self.snapshot).await?);
+                    }
+                    if let Some(source) = &source {
+                        self.copy(index, source, target.client_mut()).await?;
+                    }
+                    self.after_copy(index)
+                }
+                Step::Index(number) => {
+                    self.index(index, number, &target).await?;
+                    let last = self.indexes_left[index].fetch_sub(1, Ordering::AcqRel) == 1;
+                    if last { vec![Step::Finish] } else { Vec::new() }
+                }
+                Step::Finish => {
+                    self.finish(index, target.client_mut()).await?;
+                    Vec::new()
+                }
+            };
+            let mut queue = self.queue();
+            queue.running -= 1;
+            for step in new {
+                let age = queue.next;
+                queue.next += 1;
+                queue.tasks.push((self.work[index].table.size, std::cmp::Reverse(age), index, step));
+            }
+            drop(queue);
+            self.woken.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// The next step; waits while others may still add some. `None`: all is done.
+    async fn take(&self, source: &mut Option<Connection>) -> Option<Task> {
+        loop {
+            let mut woken = std::pin::pin!(self.woken.notified());
+            // Registered before looking, or a step added in between would wake nobody.
+            woken.as_mut().enable();
+            {
+                let mut queue = self.queue();
+                if let Some(task) = queue.tasks.pop() {
+                    queue.running += 1;
+                    return Some(task);
+                }
+                if queue.running == 0 {
+                    return None;
+                }
+                if queue.copies_left == 0 {
+                    *source = None;
+                }
+            }
+            woken.await;
+        }
+    }
+
+    async fn copy(&self, index: usize, source: &Client, target: &mut Client) -> anyhow::Result<()> {
+        let table = &self.work[index].table;
+        let start = Instant::now();
+        let Copied { rows, bytes } = copy(source, target, table, |rows, bytes| {
+            self.totals.rows.fetch_add(rows, Ordering::Relaxed);
+            self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.tell();
+        })
+        .await?;
+        self.totals.tables.fetch_add(1, Ordering::Relaxed);
+        self.tell();
+        let item = table.name.to_string();
+        self.run.info_with(
+            format!("TABLE DATA {item}: {rows} rows"),
+            json!({"item_kind": "TABLE DATA", "item": item, "table_name": item, "rows": rows, "bytes": bytes, "duration_ms": millis(start)}),
+        );
+        Ok(())
+    }
+
+    fn tell(&self) {
+        self.run.progress(|p| {
+            p.done = self.totals.tables.load(Ordering::Relaxed);
+            p.rows = self.totals.rows.load(Ordering::Relaxed);
+            p.bytes = self.totals.bytes.load(Ordering::Relaxed);
+        });
+    }
+
+    fn after_copy(&self, index: usize) -> Vec<Step> {
+        let exporter = {
+            let mut queue = self.queue();
+            queue.copies_left -= 1;
+            if queue.copies_left == 0 { queue.exporter.take() } else { None }
+        };
+        drop(exporter);
+        let indexes = self.work[index].indexes.len();
+        if indexes == 0 { vec![Step::Finish] } else { (0..indexes).map(Step::Index).collect() }
+    }
+
+    async fn index(&self, table: usize, number: usize, target: &Client) -> anyhow::Result<()> {
+        let work = &self.work[table];
+        let index = &work.indexes[number];
+        let start = Instant::now();
+        target
+            .batch_execute(&index.definition)
+            .await
+            .doing(|| format!("building index `{}` of table `{}`", index.name, work.table.name))?;
+        let kind = if index.constraint.is_some() { "CONSTRAINT" } else { "INDEX" };
+        let item = format!("{} {}", work.table.name, index.name);
+        self.run.info_with(
+            format!("{kind} {item}"),
+            json!({"item_kind": kind, "item": item, "table_name": work.table.name.to_string(), "duration_ms": millis(start)}),
+        );
+        Ok(())
+    }
+
+    /// Keys, marks and statistics. Attaching locks the table against everything, so it is done
+    /// by one worker, when no index of the table is being built any more.
+    async fn finish(&self, table: usize, target: &mut Client) -> anyhow::Result<()> {
+        let work = &self.work[table];
+        let name = &work.table.name;
+        let attach = work.indexes.iter().filter_map(|i| i.constraint.as_ref().map(|(_, sql)| sql));
+        let marks = work.indexes.iter().flat_map(|i| &i.marks);
+        for sql in attach.chain(marks).chain(&work.more) {
+            target.batch_execute(sql).await.doing(|| format!("finishing table `{name}`: {sql}"))?;
+        }
+        target.batch_execute(&format!("analyze {}", name.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
+        Ok(())
+    }
+}
+
+/// Validates foreign keys, those of one table one after the other (they lock each other out).
+/// Returns the names of those that do not hold, when they may.
+pub(super) async fn validate(
+    run: &Run,
+    sessions: &Sessions<'_>,
+    keys: Vec<Validation>,
+    workers: usize,
+) -> anyhow::Result<Vec<String>> {
+    let mut by_table: HashMap<String, Vec<Validation>> = HashMap::new();
+    let mut order = Vec::new();
+    for key in keys {
+        let list = by_table.entry(key.table.clone()).or_default();
+        if list.is_empty() {
+            order.push(key.table.clone());
+        }
+        list.push(key);
+    }
+    let workers = workers.min(order.len());
+    let waiting: Mutex<Vec<Vec<Validation>>> =
+        Mutex::new(order.into_iter().rev().filter_map(|table| by_table.remove(&table)).collect());
+    let broken = Mutex::new(Vec::new());
+    let worker = || async {
+        let target = sessions.target().await?;
+        loop {
+            let Some(keys) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
+                return Ok::<_, anyhow::Error>(());
+            };
+            for key in keys {
+                let start = Instant::now();
+                let item = format!("{} {}", key.table, key.name);
+                match target.batch_execute(&key.sql).await.doing(|| format!("validating foreign key {item}")) {
+                    Ok(()) => {}
+                    Err(error) if key.may_fail => {
+                        run.warn(format!(
+                            "{error}; it stays NOT VALID, because it ties a kept table, whose rows are of another time"
+                        ));
+                        broken.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                run.info_with(
+                    format!("FK CONSTRAINT {item}"),
+                    json!({"item_kind": "FK CONSTRAINT", "item": item, "table_name": key.table, "duration_ms": millis(start)}),
+                );
+            }
+        }
+    };
+    futures_util::future::try_join_all((0..workers).map(|_| worker())).await?;
+    Ok(broken.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A foreign key whose rows are still to be looked at.
+pub(super) struct Validation {
+    pub(super) table: String,
+    pub(super) name: String,
+    pub(super) sql: String,
+    /// A broken one is told and left unvalidated.
+    pub(super) may_fail: bool,
+}
+
+pub(super) fn millis(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,213 @@
+//! What comes when all rows are there: sequences' positions, postponed views, materialized views,
+//! foreign keys, triggers, comments, and other people's objects.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio_postgres::Client;
+
+use super::archive::{Entry, Section};
+use super::build::{self, Validation, millis};
+use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
+use super::saved;
+use super::session::Sessions;
+use super::source::Source;
+use super::target::{Fate, Judge};
+use crate::postgres::{Doing, PostgresError, explain, quote_literal};
+use crate::worker::Run;
+
+/// A sequence's name and position.
+type Position = (String, i64, bool);
+
+/// Reads the positions of all sequences that were made. Sequences know no snapshots: a position
+/// may be later than the rows, which does no harm.
+pub(super) async fn read_positions(source: &Client, everything: &Source, judge: &Judge<'_>) -> anyhow::Result<Vec<Position>> {
+    let names: Vec<String> = everything
+        .graph
+        .nodes
+        .values()
+        .filter(|n| n.is_relation() && n.sort == 'S' && !n.extension && judge.is_made(n.id))
+        .map(|n| n.table_name().quoted())
+        .collect();
+    let mut positions = Vec::new();
+    for some in names.chunks(100) {
+        let parts: Vec<String> =
+            some.iter().map(|name| format!("select {}, last_value, is_called from {name}", quote_literal(name))).collect();
+        let rows = source
+            .query(&parts.join(" union all "), &[])
+            .await
+            .doing(|| "reading the positions of the source's sequences".to_owned())?;
+        positions.extend(rows.into_iter().map(|row| (row.get(0), row.get(1), row.get(2))));
+    }
+    Ok(positions)
+}
+
+/// Sets them on the target.
+pub(super) async fn set_positions(run: &Run, target: &Client, positions: &[Position]) -> Result<(), PostgresError> {
+    let start = Instant::now();
+    for some in positions.chunks(100) {
+        let sql: Vec<String> = some
+            .iter()
+            .map(|(name, value, called)| format!("select pg_catalog.setval({}, {value}, {called})", quote_literal(name)))
+            .collect();
+        target.batch_execute(&sql.join("; ")).await.doing(|| "setting the positions of sequences".to_owned())?;
+    }
+    run.info_with(
+        format!("SEQUENCE SET: {} sequences", positions.len()),
+        json!({"item_kind": "SEQUENCE", "item": format!("{} sequences", positions.len()), "duration_ms": millis(start)}),
+    );
+    Ok(())
+}
+
+/// Does all of it, in an order that the objects allow. Returns the foreign keys that do not hold.
+pub(super) async fn finish(
+    run: &Run,
+    sessions: &Sessions<'_>,
+    target: &mut Client,
+    source: &Source,
+    judge: &mut Judge<'_>,
+    built: &HashSet<ObjectId>,
+    workers: usize,
+) -> anyhow::Result<Vec<String>> {
+    const LAST: &[&str] = &["TRIGGER", "POLICY", "ROW SECURITY", "EVENT TRIGGER"];
+    let foreign_keys: HashSet<ObjectId> = source.foreign_keys.iter().map(|k| (PG_CONSTRAINT, k.oid)).collect();
+    let on_view: HashSet<ObjectId> = source
+        .indexes
+        .iter()
+        .filter(|(table, _)| source.graph.nodes.get(&(PG_CLASS, **table)).is_some_and(|n| n.sort == 'm'))
+        .flat_map(|(_, indexes)| indexes.iter().map(|i| (PG_CLASS, i.oid)))
+        .collect();
+    let ordinary = |e: &Entry| {
+        e.section == Section::PostData
+            && !LAST.contains(&e.desc.as_str())
+            && !built.contains(&e.object)
+            && !foreign_keys.contains(&e.object)
+            && !on_view.contains(&e.object)
+    };
+    make_some(run, target, source, judge, ordinary).await?;
+    refresh(run, target, source, judge).await?;
+    make_some(run, target, source, judge, |e| on_view.contains(&e.object)).await?;
+
+    run.progress(|p| p.phase = "foreign keys".to_owned());
+    let mut validations = Vec::new();
+    let mut broken = Vec::new();
+    for key in source.foreign_keys.iter().filter(|k| judge.is_made((PG_CONSTRAINT, k.oid))) {
+        let may_fail = judge.touches_kept((PG_CONSTRAINT, key.oid));
+        let item = format!("{} {}", key.table, key.name);
+        match target.batch_execute(&key.add).await.doing(|| format!("making foreign key {item}")) {
+            Ok(()) => {}
+            Err(error) if may_fail => {
+                run.warn(format!("left out: {error}"));
+                broken.push(item);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(sql) = &key.validate {
+            validations.push(Validation { table: key.table.to_string(), name: key.name.clone(), sql: sql.clone(), may_fail });
+        }
+    }
+    broken.extend(build::validate(run, sessions, validations, workers).await?);
+
+    run.progress(|p| p.phase = "triggers and comments".to_owned());
+    make_some(run, target, source, judge, |e| LAST.contains(&e.desc.as_str()) && e.section == Section::PostData).await?;
+    let early = |e: &Entry| e.section == Section::None && e.desc == "COMMENT";
+    make_comments(run, target, source, judge, early, &broken).await?;
+    for node in source.graph.nodes.values().filter(|n| n.is_relation() && n.sort == 'p' && judge.is_made(n.id)) {
+        let name = node.table_name();
+        target.batch_execute(&format!("analyze {}", name.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
+    }
+    broken.extend(saved::make_again(run, target).await?);
+    Ok(broken)
+}
+
+/// Makes the definitions that `wanted` chooses. One that may be refused is left out with a
+/// warning, and so is what needs it.
+async fn make_some(
+    run: &Run,
+    target: &Client,
+    source: &Source,
+    judge: &mut Judge<'_>,
+    wanted: impl Fn(&Entry) -> bool,
+) -> anyhow::Result<()> {
+    for (i, entry) in source.entries.iter().enumerate() {
+        if judge.fates[i] != Some(Fate::Made) || !wanted(entry) {
+            continue;
+        }
+        if let Some(missing) = judge.missing_need(i) {
+            judge.skip(run, i, &missing);
+            continue;
+        }
+        let start = Instant::now();
+        match target.batch_execute(&entry.definition).await {
+            Ok(()) => {}
+            Err(error) if judge.is_loose(entry) && !error.is_closed() => {
+                judge.skip(run, i, &explain(&error));
+                continue;
+            }
+            Err(error) => {
+                return Err(error).doing(|| format!("making {} {}", entry.desc.to_lowercase(), entry.tag)).map_err(Into::into);
+            }
+        }
+        if matches!(entry.desc.as_str(), "INDEX" | "CONSTRAINT") {
+            run.info_with(
+                format!("{} {}", entry.desc, entry.tag),
+                json!({"item_kind": entry.desc, "item": entry.tag, "duration_ms": millis(start)}),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Comments of what was made after the rows. Those of earlier objects are there already, and
+/// making them again would change nothing, so only the former are chosen.
+async fn make_comments(
+    run: &Run,
+    target: &Client,
+    source: &Source,
+    judge: &mut Judge<'_>,
+    wanted: impl Fn(&Entry) -> bool,
+    broken: &[String],
+) -> anyhow::Result<()> {
+    let late: HashSet<i64> = source.entries.iter().filter(|e| e.section == Section::PostData).map(|e| e.dump_id).collect();
+    for (i, entry) in source.entries.iter().enumerate() {
+        let is_late = entry.dependencies.iter().any(|d| late.contains(d));
+        if judge.fates[i] != Some(Fate::Made) || !is_late || !wanted(entry) || judge.missing_need(i).is_some() {
+            continue;
+        }
+        if let Err(error) = target.batch_execute(&entry.definition).await {
+            // A key that was left out has no comment; that was told already.
+            if broken.is_empty() {
+                judge.skip(run, i, &explain(&error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills the materialized views in an order that they can be filled in. The role's own search
+/// path is used, because their queries were written for it.
+async fn refresh(run: &Run, target: &Client, source: &Source, judge: &mut Judge<'_>) -> anyhow::Result<()> {
+    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.desc == "MATERIALIZED VIEW") {
+        let Some(node) = source.graph.nodes.get(&entry.object) else { continue };
+        if judge.fates[i] != Some(Fate::Made) || source.unpopulated.contains(&node.id.1) {
+            continue;
+        }
+        let name = node.table_name();
+        run.progress(|p| p.phase = format!("materialized view {name}"));
+        let sql = format!("refresh materialized view {0}; analyze {0}", name.quoted());
+        target.batch_execute("reset search_path").await.doing(|| "resetting the search path".to_owned())?;
+        let result = target.batch_execute(&sql).await;
+        target
+            .batch_execute("select pg_catalog.set_config('search_path', '', false)")
+            .await
+            .doing(|| "setting the search path".to_owned())?;
+        match result {
+            Ok(()) => {}
+            Err(error) if judge.is_loose(entry) => judge.skip(run, i, &explain(&error)),
+            Err(error) => return Err(error).doing(|| format!("filling materialized view `{name}`")).map_err(Into::into),
+        }
+    }
+    Ok(())
+}

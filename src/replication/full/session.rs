@@ -1,0 +1,77 @@
+//! Sessions with both databases, set up alike, and cancelled together when the run stops.
+
+use std::sync::Mutex;
+
+use crate::postgres::{Canceller, Connection, Database, Doing, PostgresError};
+
+/// Settings of a source session: nothing may end it by a timer, and text forms are the same as on
+/// the target. `row_security = off` makes the server refuse to hide rows from us.
+const SOURCE: &str = "
+('search_path', ''), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
+('idle_session_timeout', '0'), ('lock_timeout', '60s'), ('row_security', 'off'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),
+('extra_float_digits', '3'), ('synchronize_seqscans', 'off'), ('xmloption', 'content')";
+
+/// Settings of a target session. A lost commit after a crash is no harm (the run has failed then),
+/// so commits do not wait for the disk. lz4 halves the CPU of large values (docs/benchmarks.md).
+const TARGET: &str = "
+('search_path', ''), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
+('idle_session_timeout', '0'), ('lock_timeout', '300s'), ('row_security', 'off'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),
+('xmloption', 'content'), ('check_function_bodies', 'off'), ('synchronous_commit', 'off'), ('client_min_messages', 'warning'),
+('standard_conforming_strings', 'on'), ('default_tablespace', ''), ('default_transaction_read_only', 'off'), ('jit', 'off'),
+('client_connection_check_interval', '10s')";
+
+/// Opens sessions and remembers how to cancel what they do.
+pub(super) struct Sessions<'d> {
+    source: &'d Database,
+    target: &'d Database,
+    cancellers: Mutex<Vec<Canceller>>,
+}
+
+impl<'d> Sessions<'d> {
+    pub(super) fn new(source: &'d Database, target: &'d Database) -> Self {
+        Sessions { source, target, cancellers: Mutex::default() }
+    }
+
+    /// A source session without transaction.
+    pub(super) async fn source(&self) -> Result<Connection, PostgresError> {
+        self.open(self.source, SOURCE).await
+    }
+
+    /// A source session inside the exported snapshot.
+    pub(super) async fn source_in(&self, snapshot: &str) -> Result<Connection, PostgresError> {
+        let session = self.source().await?;
+        let sql = format!(
+            "begin isolation level repeatable read read only; set transaction snapshot {}",
+            crate::postgres::quote_literal(snapshot)
+        );
+        session.batch_execute(&sql).await.doing(|| "entering the source's snapshot".to_owned())?;
+        Ok(session)
+    }
+
+    /// A target session.
+    pub(super) async fn target(&self) -> Result<Connection, PostgresError> {
+        let session = self.open(self.target, TARGET).await?;
+        let sql = "select set_config(name, case name when 'maintenance_work_mem' then '128MB' else 'lz4' end, false) from pg_settings \
+                   where (name = 'maintenance_work_mem' and setting::bigint < 131072) \
+                   or (name = 'default_toast_compression' and 'lz4' = any(enumvals))";
+        session.execute(sql, &[]).await.doing(|| "setting up a target session".to_owned())?;
+        Ok(session)
+    }
+
+    async fn open(&self, database: &Database, settings: &str) -> Result<Connection, PostgresError> {
+        let session = database.connect("full replication").await?;
+        self.cancellers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(session.canceller());
+        // Joined with pg_settings, because older servers do not know all of these.
+        let sql = format!(
+            "select set_config(s.name, v.value, false) from (values {settings}) v(name, value) join pg_settings s on lower(s.name) = v.name"
+        );
+        session.execute(&sql, &[]).await.doing(|| format!("setting up a session with {database}"))?;
+        Ok(session)
+    }
+
+    /// Asks both servers to give up whatever our sessions still do.
+    pub(super) async fn cancel_all(&self) {
+        let cancellers = std::mem::take(&mut *self.cancellers.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        futures_util::future::join_all(cancellers.iter().map(Canceller::cancel)).await;
+    }
+}

@@ -1,0 +1,129 @@
+//! What the target remembers of us, in its schema `bullwork`, which is never dropped.
+//!
+//! ```text
+//! replication_state   one row: what the last run did, and how far the target is
+//! replicated          kind and identity of everything the last run made
+//! saved_object        definitions that were taken away and are still to be made again
+//! ```
+//!
+//! `replicated` and `saved_object` change in the transaction that drops and makes the definitions,
+//! so after a crash they tell the truth.
+
+use std::collections::HashSet;
+
+use tokio_postgres::Client;
+
+use super::catalog::Key;
+use crate::postgres::{Doing, PostgresError};
+
+const TABLES: &str = "
+create schema if not exists bullwork;
+create table if not exists bullwork.replication_state (
+  one boolean primary key default true check (one),
+  state text not null, phase text not null, started_at timestamptz not null, ended_at timestamptz,
+  source_snapshot text, tables_done bigint not null default 0, tables_total bigint not null default 0, problem text
+);
+create table if not exists bullwork.replicated (kind text not null, identity text not null, primary key (kind, identity));
+create table if not exists bullwork.saved_object (
+  id bigint generated always as identity primary key, kind text not null, identity text not null, statements text[] not null,
+  saved_at timestamptz not null default now(), problem text, unique (kind, identity)
+);";
+
+/// How far the target is, once it is changed; before that it is `preparing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Definitions are made anew, rows are missing.
+    Loading,
+    /// All rows are there; keys, views or enrichment are missing.
+    Finishing,
+}
+
+impl Phase {
+    fn text(self) -> &'static str {
+        match self {
+            Phase::Loading => "loading",
+            Phase::Finishing => "finishing",
+        }
+    }
+}
+
+/// What the run before left.
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    pub(super) state: String,
+    pub(super) phase: String,
+    pub(super) started_at: String,
+}
+
+/// Whether the target knows us already.
+pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
+    let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
+               and to_regclass('bullwork.replication_state') is not null";
+    Ok(target.query_one(sql, &[]).await.doing(|| "looking for the schema `bullwork`".to_owned())?.get(0))
+}
+
+/// Makes the tables that are missing.
+pub(super) async fn prepare(target: &Client) -> Result<(), PostgresError> {
+    if exists(target).await? {
+        return Ok(());
+    }
+    target.batch_execute(TABLES).await.doing(|| "making the schema `bullwork` on the target".to_owned())
+}
+
+/// Notes that a run begins and returns what the one before noted.
+pub(super) async fn begin(target: &Client, snapshot: &str, total: u64) -> Result<Option<Before>, PostgresError> {
+    let doing = || "noting the start in bullwork.replication_state".to_owned();
+    let sql = "select state, phase, started_at::timestamptz(0)::text from bullwork.replication_state";
+    let before = target.query_opt(sql, &[]).await.doing(doing)?.map(|row| Before {
+        state: row.get(0),
+        phase: row.get(1),
+        started_at: row.get(2),
+    });
+    let sql = "insert into bullwork.replication_state as s (state, phase, started_at, source_snapshot, tables_total) \
+               values ('running', 'preparing', now(), $1, $2) on conflict (one) do update set state = 'running', phase = 'preparing', \
+               started_at = now(), ended_at = null, source_snapshot = $1, tables_done = 0, tables_total = $2, problem = null";
+    let total = i64::try_from(total).unwrap_or(i64::MAX);
+    target.execute(sql, &[&snapshot, &total]).await.doing(doing)?;
+    Ok(before)
+}
+
+pub(super) async fn enter(target: &Client, phase: Phase, done: u64) -> Result<(), PostgresError> {
+    let done = i64::try_from(done).unwrap_or(i64::MAX);
+    let sql = "update bullwork.replication_state set phase = $1, tables_done = $2";
+    target.execute(sql, &[&phase.text(), &done]).await.doing(|| "noting the phase in bullwork.replication_state".to_owned())?;
+    Ok(())
+}
+
+/// Notes the end; `problem` makes it a failure.
+pub(super) async fn end(target: &Client, done: u64, problem: Option<&str>) -> Result<(), PostgresError> {
+    let sql = "update bullwork.replication_state set state = case when $2::text is null then 'complete' else 'failed' end, \
+               phase = case when $2::text is null then 'complete' else phase end, ended_at = now(), tables_done = $1, problem = $2";
+    let done = i64::try_from(done).unwrap_or(i64::MAX);
+    target.execute(sql, &[&done, &problem]).await.doing(|| "noting the end in bullwork.replication_state".to_owned())?;
+    Ok(())
+}
+
+/// What earlier runs made.
+pub(super) async fn recorded(target: &Client) -> Result<HashSet<Key>, PostgresError> {
+    let rows = target.query("select kind, identity from bullwork.replicated", &[]).await;
+    Ok(rows.doing(|| "reading bullwork.replicated".to_owned())?.into_iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Replaces the list of what we made.
+pub(super) async fn record(target: &Client, made: impl IntoIterator<Item = Key>) -> Result<(), PostgresError> {
+    let doing = || "writing bullwork.replicated".to_owned();
+    let (kinds, identities): (Vec<String>, Vec<String>) = made.into_iter().unzip();
+    target.batch_execute("delete from bullwork.replicated").await.doing(doing)?;
+    add_record(target, &kinds, &identities).await
+}
+
+/// Adds one object to the list.
+pub(super) async fn record_also(target: &Client, key: &Key) -> Result<(), PostgresError> {
+    add_record(target, std::slice::from_ref(&key.0), std::slice::from_ref(&key.1)).await
+}
+
+async fn add_record(target: &Client, kinds: &[String], identities: &[String]) -> Result<(), PostgresError> {
+    let sql = "insert into bullwork.replicated select * from unnest($1::text[], $2::text[]) on conflict do nothing";
+    target.execute(sql, &[&kinds, &identities]).await.doing(|| "writing bullwork.replicated".to_owned())?;
+    Ok(())
+}
