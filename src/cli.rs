@@ -246,7 +246,8 @@ async fn run_here(environment: &Environment, kind: &str, data: &str) -> anyhow::
 
 fn parse_logs(file: &Path, date: &str) -> anyhow::Result<ExitCode> {
     let log = std::fs::File::open(file).with_context(|| format!("opening `{}`", file.display()))?;
-    let report = ops::parse_logs::run(std::io::BufReader::new(log), date).with_context(|| format!("reading `{}`", file.display()))?;
+    let report =
+        ops::parse_logs::run(std::io::BufReader::new(log), date).with_context(|| format!("reading `{}`", file.display()))?;
     print(&report.to_string())
 }
 

@@ -75,12 +75,8 @@ impl Redis {
         {
             redact::remember(password);
         }
-        let bad = |e: String| {
-            RedisError::Url(format!(
-                "`{shown}` cannot be used: {}; write redis://host:6379/0",
-                redact::scrub(&e)
-            ))
-        };
+        let bad =
+            |e: String| RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&e)));
         let info = url.into_connection_info().map_err(|e| bad(e.to_string()))?.set_tcp_settings(tcp());
         let client = redis::Client::open(info.clone()).map_err(|e| bad(e.to_string()))?;
         let times = AsyncConnectionConfig::new()

@@ -121,7 +121,11 @@ impl Session {
         store.check().await?;
         let counts = store.counts(&connect.queue).await?;
         if counts == Counts::default() && !jobs::ALL.iter().any(|kind| kind.queue == connect.queue) {
-            eprintln!("`{}` holds no job and is no queue of Bullwork's; its queues are: {}", connect.queue, queue_names().join(", "));
+            eprintln!(
+                "`{}` holds no job and is no queue of Bullwork's; its queues are: {}",
+                connect.queue,
+                queue_names().join(", ")
+            );
         }
         eprintln!("connected to `{}` at {}", connect.queue, store.shown());
         self.connected = Some((store, connect.queue));

@@ -154,7 +154,13 @@ pub async fn reconcile(declared: &Declared, policy: &RetryPolicy) -> Result<(), 
     };
     // A run that is pending already stays, even when its time has passed: it is late, not lost.
     if let Armed::Added { id, slot } = queue.arm(&schedule.repeat(), UNNAMED, &json!({}), &policy.options(), slot, None).await? {
-        tracing::info!("{} runs next at {} (`{}`, {}): job {id}", queue.name(), clock::to_rfc3339(slot), schedule.cron, schedule.time_zone);
+        tracing::info!(
+            "{} runs next at {} (`{}`, {}): job {id}",
+            queue.name(),
+            clock::to_rfc3339(slot),
+            schedule.cron,
+            schedule.time_zone
+        );
     }
     Ok(())
 }

@@ -12,7 +12,8 @@ use crate::config::{Reader, Setting};
 /// Port that `web` listens on.
 pub static PORT: Setting = Setting::new("PORT", "Port that `bullwork web` listens on.").default("3000");
 /// Address that `web` listens on.
-pub static HOST: Setting = Setting::new("WEB_HOST", "Address that `bullwork web` listens on; 0.0.0.0 for a PaaS router.").default("127.0.0.1");
+pub static HOST: Setting =
+    Setting::new("WEB_HOST", "Address that `bullwork web` listens on; 0.0.0.0 for a PaaS router.").default("127.0.0.1");
 
 /// Reads where to listen.
 pub fn address(reader: &Reader<'_>) -> SocketAddr {

@@ -65,7 +65,15 @@ pub async fn serve(consumed: Vec<Consumed>, policy: RetryPolicy, timing: Timing,
     let tracker = TaskTracker::new();
     for Consumed { kind, queue, then } in consumed {
         let quiet = quiet.clone();
-        tracker.spawn(consumer::consume(execution::Surroundings { queue, kind, then, policy, timing, quiet, renew: Arc::default() }));
+        tracker.spawn(consumer::consume(execution::Surroundings {
+            queue,
+            kind,
+            then,
+            policy,
+            timing,
+            quiet,
+            renew: Arc::default(),
+        }));
     }
     tracker.close();
     tracker.wait().await;

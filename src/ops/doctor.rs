@@ -91,7 +91,11 @@ fn configuration(environment: &Environment) -> Finding {
     let _ = (RetryPolicy::from_settings(&reader), Timing::from_settings(&reader), Store::from_settings(&reader));
     match reader.finish() {
         Ok(()) => Finding::good("configuration", "every setting can be read"),
-        Err(error) => Finding::bad("configuration", error.to_string(), "set them in the environment or in .env; `bullwork config sample` tells what each takes"),
+        Err(error) => Finding::bad(
+            "configuration",
+            error.to_string(),
+            "set them in the environment or in .env; `bullwork config sample` tells what each takes",
+        ),
     }
 }
 
@@ -107,10 +111,20 @@ async fn redis(store: &Store) -> Vec<Finding> {
     let info: Result<String, _> = redis::cmd("INFO").query_async(&mut *connection).await;
     let info = match info {
         Ok(info) => info,
-        Err(error) => return vec![Finding::bad("Redis", crate::redact::scrub(&error.to_string()), "check user, password and rights in REDIS_URL")],
+        Err(error) => {
+            return vec![Finding::bad(
+                "Redis",
+                crate::redact::scrub(&error.to_string()),
+                "check user, password and rights in REDIS_URL",
+            )];
+        }
     };
     let value = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':'))).unwrap_or("?").trim().to_owned()
+        info.lines()
+            .find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')))
+            .unwrap_or("?")
+            .trim()
+            .to_owned()
     };
     let version = value("redis_version");
     let mut findings = vec![Finding::good("Redis", format!("version {version} at {}", store.shown()))];
@@ -135,14 +149,23 @@ async fn redis(store: &Store) -> Vec<Finding> {
 async fn examine_source(source: &Database) -> (Vec<Finding>, Option<u32>) {
     let client = match source.connect("doctor").await {
         Ok(client) => client,
-        Err(error) => return (vec![Finding::bad("source", error.to_string(), "check SOURCE_DATABASE_URL, the network and pg_hba.conf")], None),
+        Err(error) => {
+            return (
+                vec![Finding::bad("source", error.to_string(), "check SOURCE_DATABASE_URL, the network and pg_hba.conf")],
+                None,
+            );
+        }
     };
     let mut findings = Vec::new();
     let major = match server(&client).await {
         Ok((version, major, recovering)) => {
             findings.push(Finding::good("source", format!("PostgreSQL {version}, {source}")));
             if recovering {
-                findings.push(Finding::bad("source role", "the source is a standby (in recovery)", "point SOURCE_DATABASE_URL at the primary"));
+                findings.push(Finding::bad(
+                    "source role",
+                    "the source is a standby (in recovery)",
+                    "point SOURCE_DATABASE_URL at the primary",
+                ));
             }
             Some(major)
         }
@@ -164,7 +187,11 @@ async fn examine_source(source: &Database) -> (Vec<Finding>, Option<u32>) {
         Ok(rows) if rows.is_empty() => findings.push(Finding::good("source rights", "every table can be read")),
         Ok(rows) => {
             let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            findings.push(Finding::bad("source rights", format!("cannot read {}", names.join(", ")), "GRANT SELECT on them to the user of SOURCE_DATABASE_URL"));
+            findings.push(Finding::bad(
+                "source rights",
+                format!("cannot read {}", names.join(", ")),
+                "GRANT SELECT on them to the user of SOURCE_DATABASE_URL",
+            ));
         }
         Err(error) => findings.push(Finding::warning("source rights", explain(&error), "")),
     }
@@ -174,27 +201,43 @@ async fn examine_source(source: &Database) -> (Vec<Finding>, Option<u32>) {
 async fn examine_target(target: &Database, source_major: Option<u32>) -> Vec<Finding> {
     let client = match target.connect("doctor").await {
         Ok(client) => client,
-        Err(error) => return vec![Finding::bad("target", error.to_string(), "check TARGET_DATABASE_URL, the network and pg_hba.conf")],
+        Err(error) => {
+            return vec![Finding::bad("target", error.to_string(), "check TARGET_DATABASE_URL, the network and pg_hba.conf")];
+        }
     };
     let mut findings = Vec::new();
     match server(&client).await {
         Ok((version, major, recovering)) => {
             findings.push(Finding::good("target", format!("PostgreSQL {version}, {target}")));
             if recovering {
-                findings.push(Finding::bad("target role", "the target is a standby: it cannot be written", "point TARGET_DATABASE_URL at a primary"));
+                findings.push(Finding::bad(
+                    "target role",
+                    "the target is a standby: it cannot be written",
+                    "point TARGET_DATABASE_URL at a primary",
+                ));
             }
             if source_major.is_some_and(|source| major < source) {
-                findings.push(Finding::bad("target version", format!("PostgreSQL {major} is older than the source"), "upgrade the target to the source's major version or later"));
+                findings.push(Finding::bad(
+                    "target version",
+                    format!("PostgreSQL {major} is older than the source"),
+                    "upgrade the target to the source's major version or later",
+                ));
             }
         }
         Err(error) => findings.push(Finding::bad("target", error, "check TARGET_DATABASE_URL")),
     }
     let rights = client.query_one("select has_database_privilege(current_database(), 'create'), current_user::text", &[]).await;
     match rights.doing(|| "asking for rights".to_owned()) {
-        Ok(row) if row.get::<_, bool>(0) => findings.push(Finding::good("target rights", format!("{} may create schemas", row.get::<_, &str>(1)))),
+        Ok(row) if row.get::<_, bool>(0) => {
+            findings.push(Finding::good("target rights", format!("{} may create schemas", row.get::<_, &str>(1))))
+        }
         Ok(row) => {
             let user: &str = row.get(1);
-            findings.push(Finding::bad("target rights", format!("{user} may not create schemas"), format!("GRANT CREATE ON DATABASE … TO {user}")));
+            findings.push(Finding::bad(
+                "target rights",
+                format!("{user} may not create schemas"),
+                format!("GRANT CREATE ON DATABASE … TO {user}"),
+            ));
         }
         Err(error) => findings.push(Finding::bad("target rights", error.to_string(), "")),
     }
@@ -204,7 +247,10 @@ async fn examine_target(target: &Database, source_major: Option<u32>) -> Vec<Fin
 
 async fn server(client: &Client) -> Result<(String, u32, bool), String> {
     let row = client
-        .query_one("select current_setting('server_version'), current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery()", &[])
+        .query_one(
+            "select current_setting('server_version'), current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery()",
+            &[],
+        )
         .await
         .map_err(|error| explain(&error))?;
     let major: i32 = row.get(1);
@@ -226,12 +272,19 @@ async fn space(client: &Client) -> Finding {
             let free = stat.blocks_available() * stat.fragment_size();
             let seen = format!("database {} MiB, free {} MiB", mebibytes(size.unsigned_abs()), mebibytes(free));
             if free < size.unsigned_abs() {
-                Finding::warning("target space", seen, "a full copy may need as much again while it builds indexes: free some space")
+                Finding::warning(
+                    "target space",
+                    seen,
+                    "a full copy may need as much again while it builds indexes: free some space",
+                )
             } else {
                 Finding::good("target space", seen)
             }
         }
-        None => Finding::good("target space", format!("database {} MiB; free space is not readable from here", mebibytes(size.unsigned_abs()))),
+        None => Finding::good(
+            "target space",
+            format!("database {} MiB; free space is not readable from here", mebibytes(size.unsigned_abs())),
+        ),
     }
 }
 

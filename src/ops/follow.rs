@@ -31,7 +31,13 @@ pub trait Watcher {
 ///
 /// # Errors
 /// With the reason when a job fails for good or vanishes, or when Redis does not answer for long.
-pub async fn follow(store: &Store, kind: &'static Declaration, id: &str, whole_chain: bool, watcher: &mut impl Watcher) -> anyhow::Result<Value> {
+pub async fn follow(
+    store: &Store,
+    kind: &'static Declaration,
+    id: &str,
+    whole_chain: bool,
+    watcher: &mut impl Watcher,
+) -> anyhow::Result<Value> {
     let mut kind = kind;
     let mut id = id.to_owned();
     loop {

@@ -17,11 +17,17 @@ fn sections() -> Vec<Section> {
         Section { title: "Every process".to_owned(), settings: config::COMMON.to_vec() },
         Section {
             title: "Workers and schedules".to_owned(),
-            settings: [&worker::JOB_LOCK_SECONDS, &super::serve::PG_CLIENT_VERSION].into_iter().chain(schedule::SETTINGS.iter().copied()).collect(),
+            settings: [&worker::JOB_LOCK_SECONDS, &super::serve::PG_CLIENT_VERSION]
+                .into_iter()
+                .chain(schedule::SETTINGS.iter().copied())
+                .collect(),
         },
     ];
     for (kind, settings) in jobs::settings() {
-        let settings: Vec<_> = settings.into_iter().filter(|s| !all.iter().any(|section| section.settings.iter().any(|known| known.name == s.name))).collect();
+        let settings: Vec<_> = settings
+            .into_iter()
+            .filter(|s| !all.iter().any(|section| section.settings.iter().any(|known| known.name == s.name)))
+            .collect();
         if !settings.is_empty() {
             all.push(Section { title: format!("{}: {}", kind.name, kind.summary), settings });
         }
@@ -64,7 +70,11 @@ pub fn sample() -> String {
 
 /// Values that hold more than plain characters need quotes in a `.env` file.
 fn quoted(value: &str) -> String {
-    if value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@,+=[]{}".contains(c)) { value.to_owned() } else { format!("'{value}'") }
+    if value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@,+=[]{}".contains(c)) {
+        value.to_owned()
+    } else {
+        format!("'{value}'")
+    }
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {

@@ -118,7 +118,12 @@ async fn fetch_client_tools(version: &str) {
 ///
 /// # Errors
 /// When the step fails or is stopped.
-pub async fn run_once(kind: &Kind, data: Value, quiet: CancellationToken, sink: Option<Arc<dyn RunSink>>) -> anyhow::Result<Value> {
+pub async fn run_once(
+    kind: &Kind,
+    data: Value,
+    quiet: CancellationToken,
+    sink: Option<Arc<dyn RunSink>>,
+) -> anyhow::Result<Value> {
     let mut fields = Map::new();
     fields.insert("job.kind".into(), json!(kind.name));
     // Ends with this call, and when the process is told to stop or the target's lock is lost.

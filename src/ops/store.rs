@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::clock::Clock;
 use crate::config::{self, Reader};
-use crate::queue::{NewJob, Queue};
 pub use crate::queue::{CancelOutcome, Counts, Job, State};
+use crate::queue::{NewJob, Queue};
 use crate::redis::Redis;
 use crate::worker::{Declaration, RetryPolicy};
 
@@ -62,9 +62,11 @@ impl Store {
     /// When Redis does not answer.
     pub async fn check(&self) -> anyhow::Result<()> {
         let mut connection = self.redis.connection().await.context("start Redis, or set REDIS_URL")?;
-        redis::cmd("PING").query_async::<()>(&mut *connection).await.map_err(crate::redis::RedisError::from).with_context(|| {
-            format!("asking Redis at {}", self.shown())
-        })
+        redis::cmd("PING")
+            .query_async::<()>(&mut *connection)
+            .await
+            .map_err(crate::redis::RedisError::from)
+            .with_context(|| format!("asking Redis at {}", self.shown()))
     }
 
     /// Adds one empty job with the standard options, as the scheduler does; returns its id.

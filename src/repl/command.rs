@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn an_address_is_made_of_its_parts() {
-        let line = Line::try_parse_from(["connect", "q", "-h", "db", "-p", "7000", "-d", "3", "--password", "p@ss/word"]).unwrap();
+        let line =
+            Line::try_parse_from(["connect", "q", "-h", "db", "-p", "7000", "-d", "3", "--password", "p@ss/word"]).unwrap();
         let Command::Connect(connect) = line.command else { panic!("not connect") };
         assert_eq!(connect.url().unwrap().unwrap(), "redis://:p%40ss%2Fword@db:7000/3");
         let line = Line::try_parse_from(["connect", "q"]).unwrap();

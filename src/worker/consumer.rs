@@ -130,7 +130,13 @@ async fn listen(queue: Queue, bells: Bells, end: CancellationToken) {
                     event = events.next() => event,
                 };
                 match event {
-                    Some(Event::Waiting { .. } | Event::Resumed | Event::Completed { .. } | Event::Failed { .. } | Event::Stalled { .. }) => {
+                    Some(
+                        Event::Waiting { .. }
+                        | Event::Resumed
+                        | Event::Completed { .. }
+                        | Event::Failed { .. }
+                        | Event::Stalled { .. },
+                    ) => {
                         bells.take.notify_one();
                     }
                     Some(Event::Delayed { until }) if until < bells.planned.load(Ordering::SeqCst) => bells.due.notify_one(),
@@ -167,14 +173,20 @@ async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationT
                         bells.take.notify_one();
                     }
                     for id in &check.failed {
-                        tracing::error!("Failed job in {}: {id} job stalled more than allowable limit (its worker died {} times)", queue.name(), POISON_LIMIT + 1);
+                        tracing::error!(
+                            "Failed job in {}: {id} job stalled more than allowable limit (its worker died {} times)",
+                            queue.name(),
+                            POISON_LIMIT + 1
+                        );
                         bells.take.notify_one();
                     }
                 }
                 Err(_) => pause = RETRY,
             }
         }
-        bells.planned.store(queue.clock().now() + Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX / 2), Ordering::SeqCst);
+        bells
+            .planned
+            .store(queue.clock().now() + Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX / 2), Ordering::SeqCst);
         tokio::select! {
             () = end.cancelled() => return,
             () = bells.due.notified() => {}

@@ -108,7 +108,14 @@ pub(crate) async fn execute(around: &Surroundings, job: Job, token: &str) -> End
     let journal = Arc::new(Journal::default());
     let run = Run::new(fields(queue, kind, &job, attempt), stop.token.clone(), Some(journal.clone() as Arc<dyn RunSink>));
     let writer = tokio::spawn(journal::write(journal.clone(), queue.clone(), job.id.clone()));
-    let heartbeat = tokio::spawn(beat(queue.clone(), job.id.clone(), token.to_owned(), around.timing.lock, around.renew.clone(), stop.clone()));
+    let heartbeat = tokio::spawn(beat(
+        queue.clone(),
+        job.id.clone(),
+        token.to_owned(),
+        around.timing.lock,
+        around.renew.clone(),
+        stop.clone(),
+    ));
     let watcher = {
         let (quiet, stop) = (around.quiet.clone(), stop.clone());
         tokio::spawn(async move {
@@ -253,7 +260,9 @@ fn stopped(stop: &Stop, state: Option<String>) -> Verdict {
         Some(StopReason::Shutdown) => Verdict::HandBack,
         Some(StopReason::Cancelled(by)) => fail(format!("cancelled by {by}"), false),
         Some(StopReason::LockLost) => Verdict::Abandon,
-        Some(StopReason::TargetLost) => fail("the session that locks the target ended, so another run may write there".to_owned(), true),
+        Some(StopReason::TargetLost) => {
+            fail("the session that locks the target ended, so another run may write there".to_owned(), true)
+        }
         Some(StopReason::TimedOut(limit)) => fail(format!("not finished within its time limit of {} s", limit.as_secs()), true),
         None => fail("the handler ended without a result".to_owned(), true),
     }
@@ -281,7 +290,10 @@ async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, ver
         match &error {
             // Redis was away for longer than the lock lives: it is ours again unless another run
             // has the job by now, and then settling is refused for good.
-            QueueError::LockLost(_) if tries < 3 && matches!(around.queue.renew(&job.id, token, around.timing.lock).await, Ok(held) if held != Renewed::Lost) => {}
+            QueueError::LockLost(_)
+                if tries < 3
+                    && matches!(around.queue.renew(&job.id, token, around.timing.lock).await, Ok(held) if held != Renewed::Lost) =>
+                {}
             QueueError::Redis(_) => {}
             _ => {
                 // After an answer that got lost, the transition may have happened all the same.
@@ -304,7 +316,13 @@ async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, ver
     }
 }
 
-async fn attempt_to_settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, verdict: &Verdict) -> Result<Ended, QueueError> {
+async fn attempt_to_settle(
+    around: &Surroundings,
+    job: &Job,
+    token: &str,
+    attempt: u32,
+    verdict: &Verdict,
+) -> Result<Ended, QueueError> {
     let queue = &around.queue;
     match verdict {
         Verdict::Done(value) => {
@@ -318,9 +336,18 @@ async fn attempt_to_settle(around: &Surroundings, job: &Job, token: &str, attemp
             Ok(Ended::Snoozed)
         }
         Verdict::Fail { reason, detail, retry } => {
-            let failure = Failure { reason: reason.clone(), stacktrace: if detail.is_empty() { reason.clone() } else { detail.clone() }, retry: *retry };
+            let failure = Failure {
+                reason: reason.clone(),
+                stacktrace: if detail.is_empty() { reason.clone() } else { detail.clone() },
+                retry: *retry,
+            };
             let failed = queue.fail(job, token, &failure).await?;
-            tracing::error!("Failed job in {}: {} {reason} (Number of attempts: {attempt}/{})", queue.name(), job.id, job.attempts());
+            tracing::error!(
+                "Failed job in {}: {} {reason} (Number of attempts: {attempt}/{})",
+                queue.name(),
+                job.id,
+                job.attempts()
+            );
             crate::sentry::capture_failure(queue.name(), &job.id, attempt, reason);
             match failed {
                 Failed::Final if around.then.is_some() => tracing::error!(
@@ -328,7 +355,9 @@ async fn attempt_to_settle(around: &Surroundings, job: &Job, token: &str, attemp
                     queue.name(),
                     around.kind.name
                 ),
-                Failed::Delayed { until } => tracing::warn!("job {} in {} runs again at {}", job.id, queue.name(), crate::clock::to_rfc3339(until)),
+                Failed::Delayed { until } => {
+                    tracing::warn!("job {} in {} runs again at {}", job.id, queue.name(), crate::clock::to_rfc3339(until))
+                }
                 _ => {}
             }
             Ok(Ended::Failed)
@@ -339,7 +368,11 @@ async fn attempt_to_settle(around: &Surroundings, job: &Job, token: &str, attemp
             Ok(Ended::HandedBack)
         }
         Verdict::Abandon => {
-            tracing::error!("Error in {}: the lock of job {} was lost; this run stopped and settles nothing", queue.name(), job.id);
+            tracing::error!(
+                "Error in {}: the lock of job {} was lost; this run stopped and settles nothing",
+                queue.name(),
+                job.id
+            );
             Ok(Ended::NotSettled)
         }
     }

@@ -51,7 +51,10 @@ impl TargetLock {
             .doing(|| "setting time limits".to_owned())?;
         let mut told = false;
         loop {
-            let row = run.unless_stopped(session.query_one(TRY, &[&KEY.0, &KEY.1])).await?.doing(|| "asking for the lock".to_owned())?;
+            let row = run
+                .unless_stopped(session.query_one(TRY, &[&KEY.0, &KEY.1]))
+                .await?
+                .doing(|| "asking for the lock".to_owned())?;
             if row.get(0) {
                 return Ok(TargetLock { session });
             }
@@ -61,7 +64,9 @@ impl TargetLock {
                     .unless_stopped(session.query_opt(HOLDER, &[&i64::from(KEY.0), &i64::from(KEY.1)]))
                     .await?
                     .doing(|| "asking who holds the lock".to_owned())?
-                    .map_or_else(String::new, |row| format!(" (server process {}, \"{}\")", row.get::<_, i32>(1), row.get::<_, &str>(0)));
+                    .map_or_else(String::new, |row| {
+                        format!(" (server process {}, \"{}\")", row.get::<_, i32>(1), row.get::<_, &str>(0))
+                    });
                 run.info(format!("waiting for the target: another run writes to it{holder}"));
             }
             run.unless_stopped(tokio::time::sleep(RETRY)).await?;

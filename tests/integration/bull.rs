@@ -23,7 +23,8 @@ const QUEUE: &str = "Notification queue";
 fn packages() -> Option<PathBuf> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let packages = root.join("target/bull/node_modules");
-    let node = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let node =
+        Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     if node && packages.join("bull").exists() {
         return Some(packages);
     }
@@ -95,7 +96,8 @@ async fn a_job_that_bull_adds_is_run_by_our_worker_and_bull_sees_its_end() {
     assert!(seen["logs"].to_string().contains("Notification done"), "{seen}");
     drop(worker);
 
-    let _worker = OurWorker(bullwork(&redis, &format!("{}/broken", receiver.uri()), &["worker", "notification"]).spawn().unwrap());
+    let _worker =
+        OurWorker(bullwork(&redis, &format!("{}/broken", receiver.uri()), &["worker", "notification"]).spawn().unwrap());
     let seen = answer(peer(&packages, &redis, "addAndAwaitFailure")).await;
     assert_eq!(seen["failed"], true, "{seen}");
     assert!(seen["message"].as_str().unwrap().contains("500"), "{seen}");
@@ -117,7 +119,10 @@ async fn a_job_that_our_restart_adds_is_run_by_bull() {
     assert_eq!((&seen["id"], &seen["result"]["by"]), (&json!(id), &json!("bull")), "{seen}");
     assert_eq!(seen["opts"]["backoff"], json!({"type": "exponential", "delay": 1}));
     let queue = our_queue(&redis, QUEUE);
-    eventually("we see it completed", Duration::from_secs(10), async || queue.state(&id).await.unwrap() == Some(State::Completed)).await;
+    eventually("we see it completed", Duration::from_secs(10), async || {
+        queue.state(&id).await.unwrap() == Some(State::Completed)
+    })
+    .await;
     let job = queue.job(&id).await.unwrap().unwrap();
     assert_eq!((job.return_value, job.progress), (Some(json!({"by": "bull"})), Some(json!(42))));
 }

@@ -138,6 +138,42 @@ async fn two_backgrounds_at_once_make_one_night() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn databases_that_crash_in_mid_run_cost_an_attempt_and_nothing_else() {
+    let mut night = Night::start().await;
+    let stopper = night.block_copying().await;
+    let worker = night.background();
+    let id = night.restart("full-replication").await;
+    night.copying_is_blocked().await;
+    night.crash_databases();
+    drop(stopper);
+    worker.prints("Failed job in Replication queue").await;
+    night.restart_databases().await;
+    night.ends(&worker, WHOLE_NIGHT).await;
+    assert_whole(&night).await;
+    let job = night.queue(QUEUES[0]).job(&id).await.unwrap().unwrap();
+    assert!(job.attempts_made >= 1, "the broken run was an attempt");
+    assert!(!job.failed_reason.unwrap().contains("horse"), "no password in the reason");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_in_mid_run_loses_nothing() {
+    let mut night = Night::start().await;
+    let stopper = night.block_copying().await;
+    let worker = night.background();
+    night.restart("full-replication").await;
+    night.copying_is_blocked().await;
+    night.redis.kill();
+    worker.prints("renewing the lock of job").await;
+    drop(stopper);
+    worker.prints("enrichment.add - Ended").await;
+    night.redis.restart();
+    night.ends(&worker, WHOLE_NIGHT).await;
+    assert_whole(&night).await;
+    let starts = worker.output().matches("Starting job in Replication queue").count();
+    assert_eq!(starts, 1, "the run went on and was settled afterwards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_moments_lose_nothing() {
     let rounds = if std::env::var_os("BULLWORK_CHAOS").is_some() { 25 } else { 3 };
     let night = Night::start().await;

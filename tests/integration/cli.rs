@@ -46,7 +46,16 @@ fn all_mistakes_of_the_configuration_are_told_in_one_message() {
     );
     assert_eq!(output.status.code(), Some(1));
     let message = errors(&output);
-    for name in ["MAX_RETRY_COUNT", "EXPONENTIAL_RETRY_DELAY", "SOURCE_DATABASE_URL", "TARGET_DATABASE_URL", "BACKUP_MODE", "SCHEDULE", "NOTIFICATIONS", "REDIS_URL"] {
+    for name in [
+        "MAX_RETRY_COUNT",
+        "EXPONENTIAL_RETRY_DELAY",
+        "SOURCE_DATABASE_URL",
+        "TARGET_DATABASE_URL",
+        "BACKUP_MODE",
+        "SCHEDULE",
+        "NOTIFICATIONS",
+        "REDIS_URL",
+    ] {
         assert!(message.contains(&format!("  {name}: ")), "{name} is missing in: {message}");
     }
     assert!(message.contains("BACKUP_MODE should be a JSON value"), "{message}");
@@ -88,11 +97,17 @@ fn an_unreachable_redis_is_told_at_the_start() {
 #[test]
 fn values_come_from_the_environment_then_the_file_then_the_default() {
     let directory = empty();
-    std::fs::write(directory.path().join(".env"), "MAX_RETRY_COUNT=7\nAPP='my warehouse'\nSOURCE_DATABASE_URL=postgres://u:topsecret@h/d\n").unwrap();
+    std::fs::write(
+        directory.path().join(".env"),
+        "MAX_RETRY_COUNT=7\nAPP='my warehouse'\nSOURCE_DATABASE_URL=postgres://u:topsecret@h/d\n",
+    )
+    .unwrap();
     let output = bullwork(directory.path(), &[("MAX_RETRY_COUNT", "8")], &["config", "show"]);
     assert!(output.status.success());
     let shown = text(&output);
-    let line = |name: &str| shown.lines().find(|l| l.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {shown}")).to_owned();
+    let line = |name: &str| {
+        shown.lines().find(|l| l.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {shown}")).to_owned()
+    };
     assert!(line("MAX_RETRY_COUNT").contains('8') && line("MAX_RETRY_COUNT").contains("environment"));
     assert!(line("APP").contains("my warehouse") && line("APP").contains(".env"));
     assert!(line("REDIS_URL").contains("default"));
@@ -137,7 +152,8 @@ async fn doctor_tells_what_is_wrong_and_what_to_do() {
     let redis = RedisServer::start();
     let directory = empty();
     let (source, target, store) = (cluster.url("production"), cluster.url("warehouse"), redis.url());
-    let good = [("SOURCE_DATABASE_URL", source.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())];
+    let good =
+        [("SOURCE_DATABASE_URL", source.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())];
     let output = bullwork(directory.path(), &good, &["doctor"]);
     assert!(output.status.success(), "{}{}", text(&output), errors(&output));
     assert!(text(&output).contains("noeviction") && text(&output).contains("pg_dump"), "{}", text(&output));
@@ -145,9 +161,43 @@ async fn doctor_tells_what_is_wrong_and_what_to_do() {
     let mut connection = redis.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").query_async::<()>(&mut connection).await.unwrap();
     let wrong = source.replace("correct", "wrong");
-    let output = bullwork(directory.path(), &[("SOURCE_DATABASE_URL", wrong.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())], &["doctor"]);
+    let output = bullwork(
+        directory.path(),
+        &[("SOURCE_DATABASE_URL", wrong.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())],
+        &["doctor"],
+    );
     assert_eq!(output.status.code(), Some(1));
     let shown = text(&output);
-    assert!(shown.contains("CONFIG SET maxmemory-policy noeviction") && shown.contains("password authentication failed"), "{shown}");
+    assert!(
+        shown.contains("CONFIG SET maxmemory-policy noeviction") && shown.contains("password authentication failed"),
+        "{shown}"
+    );
     assert!(!shown.contains("horse"), "{shown}");
+}
+
+#[test]
+fn web_answers_healthz_on_its_port_until_it_is_told_to_stop() {
+    let port = crate::support::free_port();
+    let mut web = Command::new(env!("CARGO_BIN_EXE_bullwork"))
+        .arg("web")
+        .env_clear()
+        .env("PORT", port.to_string())
+        .current_dir(std::env::temp_dir())
+        .spawn()
+        .unwrap();
+    let url = format!("http://127.0.0.1:{port}/healthz");
+    let mut body = String::new();
+    for _ in 0..200 {
+        if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+            use std::io::{Read, Write};
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+            stream.read_to_string(&mut body).unwrap();
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(web.id().try_into().unwrap()), nix::sys::signal::Signal::SIGTERM);
+    let status = web.wait().unwrap();
+    assert!(body.starts_with("HTTP/1.1 200") && body.ends_with("ok\n"), "{url}: {body}");
+    assert!(status.success());
 }

@@ -7,6 +7,7 @@ mod bull;
 mod chain;
 mod cli;
 mod cron;
+mod disk_full;
 mod fixtures;
 mod full_replication;
 mod incremental_replication;

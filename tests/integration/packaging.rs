@@ -30,7 +30,7 @@ fn procfile_has_a_separately_scaled_worker_for_every_kind() {
         assert_eq!(processes.values().filter(|command| **command == worker).count(), 1, "workers of {}", kind.name);
     }
     for process in ["web", "background", "scheduler"] {
-        assert_eq!(processes.get(process).map(String::as_str), Some(&*format!("./target/release/bullwork {process}")));
+        assert!(processes[process].ends_with(&format!("./target/release/bullwork {process}")), "{process}");
     }
     for (name, command) in &processes {
         assert!(name.len() <= NAME_LIMIT && name.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");

@@ -54,7 +54,18 @@ async fn stats_and_lists_show_the_queue_and_verbs_operate_it() {
         let shown = text(&output);
         if program.ends_with("bull-repl") {
             assert!(output.status.success(), "{shown}");
-            for wanted in ["waiting", "active", "completed", "failed", "delayed", "paused", "{\"later\":true}", "is paused", "is resumed", "removed job 2"] {
+            for wanted in [
+                "waiting",
+                "active",
+                "completed",
+                "failed",
+                "delayed",
+                "paused",
+                "{\"later\":true}",
+                "is paused",
+                "is resumed",
+                "removed job 2",
+            ] {
                 assert!(shown.contains(wanted), "`{wanted}` is missing: {shown}");
             }
             let counts = queue.counts().await.unwrap();

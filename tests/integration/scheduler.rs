@@ -70,7 +70,10 @@ async fn a_changed_schedule_replaces_the_old_one() {
     assert_eq!(runs.len(), 1, "the old schedule's run is gone");
     assert_eq!(runs[0].prev_millis(), Some(NEXT_MORNING + 80 * 60_000));
     reconcile(&queue, None).await;
-    assert!(queue.schedules().await.unwrap().is_empty() && delayed(&queue).await.is_empty(), "a schedule that is switched off is removed");
+    assert!(
+        queue.schedules().await.unwrap().is_empty() && delayed(&queue).await.is_empty(),
+        "a schedule that is switched off is removed"
+    );
 }
 
 #[tokio::test]

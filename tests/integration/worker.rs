@@ -86,7 +86,8 @@ impl JobKind for Chore {
         });
         let payload = &ctx.payload;
         if payload.failures > payload.remembered {
-            ctx.remember(&Payload { remembered: payload.remembered + 1, failures: payload.failures, ..Payload::default() }).await?;
+            ctx.remember(&Payload { remembered: payload.remembered + 1, failures: payload.failures, ..Payload::default() })
+                .await?;
             anyhow::bail!("failing for the {}. time", payload.remembered + 1);
         }
         assert!(!payload.panic, "the chore panics");
@@ -168,7 +169,8 @@ impl Bench {
     }
 
     async fn reaches(&self, id: &str, state: State) {
-        eventually(&format!("job {id} is {state}"), SOON, async || self.queue.state(id).await.ok().flatten() == Some(state)).await;
+        eventually(&format!("job {id} is {state}"), SOON, async || self.queue.state(id).await.ok().flatten() == Some(state))
+            .await;
     }
 
     fn runs(&self) -> u32 {

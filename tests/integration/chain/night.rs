@@ -50,7 +50,8 @@ impl Services {
     }
 
     fn calls(&self) -> usize {
-        let requests = futures_util::future::FutureExt::now_or_never(self.server.received_requests()).flatten().unwrap_or_default();
+        let requests =
+            futures_util::future::FutureExt::now_or_never(self.server.received_requests()).flatten().unwrap_or_default();
         requests.iter().filter(|request| request.url.path() == "/hook").count()
     }
 
@@ -186,6 +187,16 @@ impl Night {
         client
     }
 
+    pub fn crash_databases(&mut self) {
+        self.cluster.kill();
+    }
+
+    pub async fn restart_databases(&mut self) {
+        self.cluster.restart();
+        self.source = self.cluster.client("production").await;
+        self.target = self.cluster.client("warehouse").await;
+    }
+
     pub async fn copying_is_blocked(&self) {
         eventually("the copy stands at the brake", STEP, async || {
             let waiting: i64 = self
@@ -201,7 +212,13 @@ impl Night {
 
     pub async fn pause_redis_writes(&self, time: Duration) {
         let mut redis = self.redis.connection().await;
-        redis::cmd("CLIENT").arg("PAUSE").arg(time.as_millis().to_string()).arg("WRITE").query_async::<()>(&mut redis).await.unwrap();
+        redis::cmd("CLIENT")
+            .arg("PAUSE")
+            .arg(time.as_millis().to_string())
+            .arg("WRITE")
+            .query_async::<()>(&mut redis)
+            .await
+            .unwrap();
     }
 
     pub async fn resume_redis_writes(&self) {
@@ -227,7 +244,9 @@ impl Night {
             let table: String = row.get(0);
             let incremental = matches!(table.as_str(), "answers" | "\"knowledge-elements\"");
             let digest = if incremental {
-                format!("select count(*), md5(coalesce(string_agg(id::text, ',' order by id), '')) from {table} where id not in (11, 22, 33)")
+                format!(
+                    "select count(*), md5(coalesce(string_agg(id::text, ',' order by id), '')) from {table} where id not in (11, 22, 33)"
+                )
             } else {
                 format!("select count(*), md5(coalesce(string_agg(t::text, E'\\n' order by t::text), '')) from {table} t")
             };
@@ -299,7 +318,8 @@ impl Worker {
     fn start(mut command: Command) -> Worker {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
-        let pipes: [Box<dyn std::io::Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let pipes: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for pipe in pipes {
             let output = output.clone();
             std::thread::spawn(move || {
