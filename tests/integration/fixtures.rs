@@ -18,9 +18,9 @@ fn data(file: &str) -> PathBuf {
 
 fn size(path: &Path) -> u64 {
     if path.is_dir() {
-        std::fs::read_dir(path).unwrap().flatten().map(|entry| size(&entry.path())).sum()
+        std::fs::read_dir(path).expect("data/ is readable").flatten().map(|entry| size(&entry.path())).sum()
     } else {
-        path.metadata().unwrap().len()
+        path.metadata().expect("data/ is readable").len()
     }
 }
 
