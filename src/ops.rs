@@ -4,7 +4,7 @@
 //! - [`serve`]: what `background`, `worker` and `scheduler` run
 //! - [`follow`]: one job, or its chain, to its end
 //! - [`doctor`]: checks with a fix for each
-//! - [`reference`]: `sample.env` and `config show`
+//! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`parse_logs`]: durations of a replication from its logs
 
 pub mod doctor;

@@ -71,8 +71,8 @@ pub enum TableMode {
     None,
 }
 
-/// `BACKUP_MODE`: the tables it names, in its order. A key is resolved against the source's
-/// catalogue by [`TableModes::resolve`], because a name may hold dots itself.
+/// `BACKUP_MODE`: the tables it names, in its order. A key is compared with the names of the
+/// catalogue, never split, because a name may hold dots itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableModes {
     entries: Vec<(String, TableMode)>,

@@ -1,6 +1,9 @@
 //! Everything that needs real servers. One binary, so that it links once; each test starts the
 //! servers it needs, on free ports (`support`).
 
+#![expect(unreachable_pub, reason = "one binary: everything in it is private to it anyway")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod support;
 
 mod bull;
