@@ -24,6 +24,9 @@ pub(super) struct Source {
     /// Tables that are copied, largest first.
     pub(super) tables: Vec<SourceTable>,
     pub(super) indexes: HashMap<u32, Vec<SourceIndex>>,
+    /// Plain indexes of any table, by name and as the server tells them.
+    pub(super) index_names: HashSet<TableName>,
+    pub(super) index_identities: Vec<String>,
     pub(super) foreign_keys: Vec<SourceKey>,
     /// Every definition, in an order that works.
     pub(super) entries: Vec<Entry>,
@@ -107,8 +110,8 @@ impl Source {
                 continue;
             }
             kept_oids.insert(node.id.1);
-            let parents = graph.parents.get(&node.id.1).into_iter().flatten();
-            for parent in parents.filter(|p| !graph.is_within(**p, &is_named)) {
+            let mut parents = graph.parents.get(&node.id.1).into_iter().flatten();
+            if let Some(parent) = parents.find(|p| !graph.is_within(**p, &is_named)) {
                 let parent = graph.nodes.get(&(PG_CLASS, *parent)).map(|n| n.table_name().to_string()).unwrap_or_default();
                 return Err(Refused(format!(
                     "BACKUP_MODE keeps table `{}`, which is a part of table `{parent}`; give the mode to `{parent}`",
@@ -130,6 +133,7 @@ impl Source {
             unreadable.join(", ")
         );
         tables.sort_by_key(|t| std::cmp::Reverse(t.size));
+        let plain = catalog::plain_indexes(session).await?;
         let own = graph.nodes.values().filter(|n| !n.extension && n.schema.as_deref() != Some(OWN_SCHEMA));
         let keys = own.clone().map(catalog::Node::key).collect();
         let relations = own.filter(|n| n.is_relation()).map(|n| (n.table_name(), n.kind.clone())).collect();
@@ -138,6 +142,8 @@ impl Source {
             relations,
             tables,
             indexes: catalog::indexes(session).await?,
+            index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
+            index_names: plain.into_iter().map(|i| i.name).collect(),
             foreign_keys: catalog::foreign_keys(session).await?,
             entries: Vec::new(),
             kept,
