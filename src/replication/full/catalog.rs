@@ -310,12 +310,12 @@ pub(super) struct SourceTable {
     pub(super) size: i64,
     /// Every column's binary form means the same on another server.
     pub(super) binary: bool,
-    /// We may read it.
+    /// We may read it, and row-level security hides nothing from us.
     pub(super) readable: bool,
 }
 
 const TABLES: &str = r#"
-select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select'),
+select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select') and not row_security_active(c.oid),
        coalesce(array_agg(a.attname::text order by a.attnum) filter (where a.attnum is not null), '{}'),
        coalesce(array_agg(a.atttypid order by a.attnum) filter (where a.attnum is not null), '{}')
   from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -129,7 +129,7 @@ impl Source {
         let unreadable: Vec<String> = tables.iter().filter(|t| !t.readable).map(|t| t.name.quoted()).collect();
         anyhow::ensure!(
             unreadable.is_empty(),
-            "the source's role may not read {}; grant select on them to it, or set them to \"none\" in BACKUP_MODE",
+            "the source's role may not read {} whole; grant select on them to it (and bypassrls where they have row-level security), or set them to \"none\" in BACKUP_MODE",
             unreadable.join(", ")
         );
         tables.sort_by_key(|t| std::cmp::Reverse(t.size));
@@ -188,7 +188,7 @@ fn check_modes(modes: &TableModes, existing: &[TableName]) -> Result<(), Refused
             near.sort();
             near.dedup();
             let near: Vec<String> =
-                near.into_iter().take(3).filter(|(d, _)| *d <= 2 + key.len() / 3).map(|(_, n)| format!("`{n}`")).collect();
+                near.into_iter().take(3).filter(|(d, _)| *d <= (key.len() / 3).max(1)).map(|(_, n)| format!("`{n}`")).collect();
             if near.is_empty() { format!("`{key}`") } else { format!("`{key}` (near: {})", near.join(", ")) }
         })
         .collect();
