@@ -198,7 +198,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     }
     let plan = drops::decide(&there, &source.known(&state::recorded(&target).await?, &own_views))?;
     target::complete_enums(run, &exporter, &target, &target::kept_enums(&source, &there, &plan)).await?;
-    let mut judge = target::rebuild(run, target.client_mut(), &source, &own_views, config.foreign_keys).await?;
+    let mut judge =
+        target::rebuild(run, target.client_mut(), &source, &own_views, &config.enrichment.index_names(), config.foreign_keys)
+            .await?;
     run.info("End drop Objects AndRestoreBackup");
 
     run.info("Start restore Backup");

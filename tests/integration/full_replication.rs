@@ -1,5 +1,7 @@
 //! Full replication between two real databases of one throw-away cluster.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 mod copies;
 mod failures;
 mod keeps;

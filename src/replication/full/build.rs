@@ -60,6 +60,7 @@ struct Pool<'s> {
     sessions: &'s Sessions<'s>,
     snapshot: &'s str,
     work: &'s [Work],
+    workers: usize,
     indexes_left: Vec<AtomicUsize>,
     queue: Mutex<Queue>,
     woken: Notify,
@@ -83,6 +84,7 @@ pub(super) async fn all(
         sessions,
         snapshot,
         work,
+        workers,
         indexes_left: work.iter().map(|w| AtomicUsize::new(w.indexes.len())).collect(),
         queue: Mutex::new(Queue {
             tasks,
@@ -109,6 +111,11 @@ impl Pool<'_> {
     async fn worker(&self) -> anyhow::Result<()> {
         let mut source = None;
         let mut target = self.sessions.target().await?;
+        if self.workers > 1 {
+            // The workers are the parallelism; the server's own costs 1.3 times the CPU.
+            let sql = "set max_parallel_maintenance_workers = 0";
+            target.batch_execute(sql).await.doing(|| "setting up a target session".to_owned())?;
+        }
         while let Some((_, _, index, step)) = self.take(&mut source).await {
             let new = match step {
                 Step::Copy => {

@@ -310,12 +310,12 @@ pub(super) struct SourceTable {
     pub(super) size: i64,
     /// Every column's binary form means the same on another server.
     pub(super) binary: bool,
-    /// We may read it.
+    /// We may read it, and row-level security hides nothing from us.
     pub(super) readable: bool,
 }
 
 const TABLES: &str = r#"
-select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select'),
+select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select') and not row_security_active(c.oid),
        coalesce(array_agg(a.attname::text order by a.attnum) filter (where a.attnum is not null), '{}'),
        coalesce(array_agg(a.atttypid order by a.attnum) filter (where a.attnum is not null), '{}')
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -445,6 +445,36 @@ pub(super) async fn indexes(client: &Client) -> Result<HashMap<u32, Vec<SourceIn
         });
     }
     Ok(found)
+}
+
+/// An index that carries no constraint and is no partition's part of another.
+#[derive(Clone, Debug)]
+pub(super) struct PlainIndex {
+    pub(super) oid: u32,
+    pub(super) table: u32,
+    pub(super) name: TableName,
+    /// As the server tells it; the kind is `index`.
+    pub(super) identity: String,
+}
+
+const PLAIN_INDEXES: &str = r#"
+select i.indexrelid, i.indrelid, n.nspname::text, c.relname::text, (pg_identify_object('pg_class'::regclass, i.indexrelid, 0)).identity
+  from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+ where i.indexrelid >= 16384 and i.indisvalid and n.nspname <> 'pg_toast'
+   and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x'))
+   and not exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
+"#;
+
+/// A database's plain indexes.
+pub(super) async fn plain_indexes(client: &Client) -> Result<Vec<PlainIndex>, PostgresError> {
+    let rows = client.query(PLAIN_INDEXES, &[]).await.doing(|| "reading indexes".to_owned())?;
+    let index = |row: tokio_postgres::Row| PlainIndex {
+        oid: row.get(0),
+        table: row.get(1),
+        name: TableName { schema: row.get(2), name: row.get(3) },
+        identity: row.get(4),
+    };
+    Ok(rows.into_iter().map(index).collect())
 }
 
 /// Materialized views that were never filled.

@@ -320,7 +320,9 @@ mod tests {
         w.needs(t, used, false);
         w.needs(t, free, false);
         w.needs(k, used, false);
-        [t, k, used, free].map(|id| w.in_source(id));
+        for id in [t, k, used, free] {
+            w.in_source(id);
+        }
         let plan = w.decide().unwrap();
         assert_eq!(plan.gone, HashSet::from([t, free]));
         assert!(plan.saved.is_empty());
@@ -349,7 +351,9 @@ mod tests {
             w.needs(key, table, true);
             w.needs(key, t, false);
         }
-        [t, k, u].map(|id| w.in_source(id));
+        for id in [t, k, u] {
+            w.in_source(id);
+        }
         let plan = w.decide().unwrap();
         assert_eq!(plan.foreign_keys, [(PG_CONSTRAINT, 10)]);
         assert!(!plan.gone.contains(&k) && plan.gone.contains(&u));
@@ -397,7 +401,9 @@ mod tests {
         let mut w = World::new();
         let (t, f) = (w.add(PG_CLASS, 1, "table", 'r', "t"), w.add(PG_PROC, 2, "function", 'f', "f(t)"));
         let theirs = w.add(PG_PROC, 3, "function", 'f', "theirs(t)");
-        [t, f].map(|id| w.in_source(id));
+        for id in [t, f] {
+            w.in_source(id);
+        }
         w.needs(f, t, false);
         w.needs(theirs, t, false);
         let plan = w.decide().unwrap();

@@ -78,6 +78,11 @@ impl Enrichment {
     pub(super) fn view_names(&self) -> HashSet<TableName> {
         self.views.iter().map(|v| name_of(&v.name)).collect()
     }
+
+    /// Names of the indexes.
+    pub(super) fn index_names(&self) -> HashSet<TableName> {
+        self.indexes.iter().map(|i| TableName { schema: name_of(&i.table).schema, name: i.name.clone() }).collect()
+    }
 }
 
 /// `schema.table`, or a plain name of `public`. The names here are our configuration's, which

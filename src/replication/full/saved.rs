@@ -7,7 +7,7 @@
 
 use tokio_postgres::Client;
 
-use super::catalog::{Graph, Node, PG_PROC};
+use super::catalog::{Graph, Node, PG_PROC, PlainIndex};
 use crate::postgres::{Doing, PostgresError, explain};
 use crate::worker::Run;
 
@@ -113,6 +113,14 @@ pub(super) async fn store_foreign_key(target: &Client, node: &Node) -> Result<()
     write(target, &node.kind, &node.identity, &statements).await
 }
 
+/// Stores an index that somebody added to a replaced table.
+pub(super) async fn store_index(target: &Client, index: &PlainIndex) -> Result<(), PostgresError> {
+    let sql = "select pg_get_indexdef($1)";
+    let row =
+        target.query_one(sql, &[&index.oid]).await.doing(|| format!("storing the definition of index {}", index.identity))?;
+    write(target, "index", &index.identity, &[row.get(0)]).await
+}
+
 /// What the server calls a foreign key.
 const KEY: &str = "table constraint";
 
@@ -179,7 +187,12 @@ struct Stored {
 
 async fn make(run: &Run, target: &mut Client, stored: &Stored) -> Result<Result<(), String>, PostgresError> {
     let doing = || format!("making {} {} again", stored.kind, stored.identity);
-    let present = Graph::read_keys(target).await?.contains(&(stored.kind.clone(), stored.identity.clone()));
+    let present = if stored.kind == "index" {
+        let sql = "select to_regclass($1) is not null";
+        target.query_one(sql, &[&stored.identity]).await.doing(doing)?.get(0)
+    } else {
+        Graph::read_keys(target).await?.contains(&(stored.kind.clone(), stored.identity.clone()))
+    };
     if present {
         run.info(format!("{} {} is there already: its stored definition is dropped", stored.kind, stored.identity));
         return forget(target, stored.id).await.map(Ok);

@@ -24,6 +24,9 @@ pub(super) struct Source {
     /// Tables that are copied, largest first.
     pub(super) tables: Vec<SourceTable>,
     pub(super) indexes: HashMap<u32, Vec<SourceIndex>>,
+    /// Plain indexes of any table, by name and as the server tells them.
+    pub(super) index_names: HashSet<TableName>,
+    pub(super) index_identities: Vec<String>,
     pub(super) foreign_keys: Vec<SourceKey>,
     /// Every definition, in an order that works.
     pub(super) entries: Vec<Entry>,
@@ -107,8 +110,8 @@ impl Source {
                 continue;
             }
             kept_oids.insert(node.id.1);
-            let parents = graph.parents.get(&node.id.1).into_iter().flatten();
-            for parent in parents.filter(|p| !graph.is_within(**p, &is_named)) {
+            let mut parents = graph.parents.get(&node.id.1).into_iter().flatten();
+            if let Some(parent) = parents.find(|p| !graph.is_within(**p, &is_named)) {
                 let parent = graph.nodes.get(&(PG_CLASS, *parent)).map(|n| n.table_name().to_string()).unwrap_or_default();
                 return Err(Refused(format!(
                     "BACKUP_MODE keeps table `{}`, which is a part of table `{parent}`; give the mode to `{parent}`",
@@ -126,10 +129,11 @@ impl Source {
         let unreadable: Vec<String> = tables.iter().filter(|t| !t.readable).map(|t| t.name.quoted()).collect();
         anyhow::ensure!(
             unreadable.is_empty(),
-            "the source's role may not read {}; grant select on them to it, or set them to \"none\" in BACKUP_MODE",
+            "the source's role may not read {} whole; grant select on them to it (and bypassrls where they have row-level security), or set them to \"none\" in BACKUP_MODE",
             unreadable.join(", ")
         );
         tables.sort_by_key(|t| std::cmp::Reverse(t.size));
+        let plain = catalog::plain_indexes(session).await?;
         let own = graph.nodes.values().filter(|n| !n.extension && n.schema.as_deref() != Some(OWN_SCHEMA));
         let keys = own.clone().map(catalog::Node::key).collect();
         let relations = own.filter(|n| n.is_relation()).map(|n| (n.table_name(), n.kind.clone())).collect();
@@ -138,6 +142,8 @@ impl Source {
             relations,
             tables,
             indexes: catalog::indexes(session).await?,
+            index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
+            index_names: plain.into_iter().map(|i| i.name).collect(),
             foreign_keys: catalog::foreign_keys(session).await?,
             entries: Vec::new(),
             kept,
@@ -182,7 +188,7 @@ fn check_modes(modes: &TableModes, existing: &[TableName]) -> Result<(), Refused
             near.sort();
             near.dedup();
             let near: Vec<String> =
-                near.into_iter().take(3).filter(|(d, _)| *d <= 2 + key.len() / 3).map(|(_, n)| format!("`{n}`")).collect();
+                near.into_iter().take(3).filter(|(d, _)| *d <= (key.len() / 3).max(1)).map(|(_, n)| format!("`{n}`")).collect();
             if near.is_empty() { format!("`{key}`") } else { format!("`{key}` (near: {})", near.join(", ")) }
         })
         .collect();

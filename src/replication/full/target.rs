@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio_postgres::{Client, Transaction};
 
 use super::archive::{Entry, Section};
-use super::catalog::{Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
+use super::catalog::{self, Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
 use super::drops::{self, DropPlan, Known};
 use super::source::Source;
 use super::{saved, state};
@@ -100,8 +100,17 @@ impl<'a> Judge<'a> {
 
     /// Decides for entry `i`, those before it being decided.
     pub(super) fn judge(&self, i: usize, present: &HashSet<Key>) -> Fate {
-        const NOT_OURS: &[&str] =
-            &["ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES", "ACL", "DEFAULT ACL", "SECURITY LABEL"];
+        const NOT_OURS: &[&str] = &[
+            "ENCODING",
+            "STDSTRINGS",
+            "SEARCHPATH",
+            "DATABASE",
+            "DATABASE PROPERTIES",
+            "ACL",
+            "DEFAULT ACL",
+            "SECURITY LABEL",
+            "STATISTICS DATA",
+        ];
         let entry = &self.source.entries[i];
         let own = entry.schema.as_deref() == Some(OWN_SCHEMA) || (entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA);
         if own || entry.section == Section::Data || entry.definition.trim().is_empty() || NOT_OURS.contains(&entry.desc.as_str())
@@ -248,6 +257,7 @@ pub(super) async fn rebuild<'s>(
     target: &mut Client,
     source: &'s Source,
     own_views: &HashSet<TableName>,
+    own_indexes: &HashSet<TableName>,
     foreign_keys: bool,
 ) -> anyhow::Result<Judge<'s>> {
     let doing = || "starting the transaction on the target".to_owned();
@@ -267,6 +277,18 @@ pub(super) async fn rebuild<'s>(
         let node = &before.nodes[id];
         run.info(format!("{} is somebody's own: stored, and made again at the end", node.told()));
         saved::store(tx.client(), node).await?;
+    }
+    // Indexes count as somebody's own once a run of ours has recorded which ones are not: the
+    // system before us left its own behind.
+    if recorded.iter().any(|(kind, _)| kind == "index") {
+        for index in catalog::plain_indexes(tx.client()).await? {
+            let key = ("index".to_owned(), index.identity.clone());
+            let of_source = source.index_names.contains(&index.name) || recorded.contains(&key);
+            if plan.replaced.contains(&(PG_CLASS, index.table)) && !of_source && !own_indexes.contains(&index.name) {
+                run.info(format!("index {} is somebody's own: stored, and made again at the end", index.identity));
+                saved::store_index(tx.client(), &index).await?;
+            }
+        }
     }
     for id in &plan.foreign_keys {
         saved::store_foreign_key(tx.client(), &before.nodes[id]).await?;
@@ -314,6 +336,8 @@ pub(super) async fn rebuild<'s>(
             made.insert(node.key());
         }
     }
+    made.extend(source.index_identities.iter().map(|identity| ("index".to_owned(), identity.clone())));
+    made.insert(("index".to_owned(), String::new()));
     state::record(tx.client(), made).await?;
     state::enter(tx.client(), state::Phase::Loading, 0).await?;
     tx.commit().await.doing(|| "committing the new definitions".to_owned())?;

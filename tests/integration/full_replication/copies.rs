@@ -4,7 +4,12 @@ use super::{World, text};
 
 /// Everything awkward that a source may hold.
 pub(super) const AWKWARD: &str = r#"
+create extension citext;
+create extension pg_trgm;
 create schema "Other-Schema";
+create operator === (leftarg = int, rightarg = int, function = int4eq);
+create collation "my C" from "C";
+create text search configuration plain (copy = pg_catalog.simple);
 create type mood as enum ('sad', 'ok', 'so"so', 'happy');
 create domain email as text check (value ~ '@');
 create domain moods as mood[];
@@ -16,6 +21,8 @@ create function later(n int) returns bigint language sql stable begin atomic sel
 create procedure nothing() language plpgsql as $$ begin null; end $$;
 create aggregate total(int) (sfunc = int4pl, stype = int, initcond = '0');
 create aggregate everything(*) (sfunc = int8inc, stype = int8, initcond = '0');
+create function mood_rank(mood) returns int language sql immutable as $$ select array_position(enum_range(null::public.mood), $1) $$;
+create cast (mood as int) with function mood_rank(mood);
 create sequence odd start 7 increment 5;
 select nextval('odd'), nextval('odd');
 create sequence untouched start 100;
@@ -36,6 +43,9 @@ insert into "Other-Schema".notes select md5(g::text)::uuid, jsonb_build_object('
   ('10.0.0.' || g)::inet, g * interval '1 day 2 s', date '2020-01-01' + g, g / 7.0, array[[g, g], [1, null]], '10:00' from generate_series(1, 200) g;
 create table "text-only" (id int primary key, moods mood[], dm moods, p pair, c regclass, ps pair[], s span);
 insert into "text-only" values (1, '{sad,"so\"so"}', '{ok}', '(1,"x, y")', 'users', array['(1,a)'::pair], '[1,5)'), (2, null, null, null, null, null, null);
+create table folded (id citext primary key, many citext[], c text collate "my C");
+insert into folded values ('Aa', '{x,Y}', 'c'), ('b', null, null);
+create index folded_c on folded using gin (c gin_trgm_ops);
 create table empty (id int);
 create table nothing ();
 insert into nothing default values;
@@ -116,6 +126,16 @@ select string_agg(line, E'\n' order by line) from (
   union all
   select concat('type ', oid::regtype, typtype, coalesce(obj_description(oid, 'pg_type'), '')) from pg_type where typtype in ('e','d','r') and oid >= 16384
   union all
+  select concat('cast ', castsource::regtype, casttarget::regtype, castfunc::regprocedure) from pg_cast where oid >= 16384 and castfunc::regprocedure::text !~ 'citext'
+  union all
+  select concat('operator ', oprname, oprcode) from pg_operator where oid >= 16384
+  union all
+  select concat('collation ', collname) from pg_collation where oid >= 16384
+  union all
+  select concat('configuration ', cfgname) from pg_ts_config where oid >= 16384
+  union all
+  select concat('extension ', extname) from pg_extension
+  union all
   select concat('sequence ', format('%I.%I', schemaname, sequencename), ' ', coalesce(last_value::text, 'none'), increment_by) from pg_sequences where schemaname <> 'bullwork'
 ) lines where line !~ 'schooling-registrations|_createdAt_idx'
 "#;
@@ -135,5 +155,165 @@ async fn everything_of_the_source_arrives_and_a_second_day_changes_nothing() {
         let strange: Vec<_> = found.iter().filter(|l| !wanted.contains(l)).collect();
         assert!(missing.is_empty() && strange.is_empty(), "day {day}: missing {missing:#?}, strange {strange:#?}");
         world.on_source("insert into users (name, mail) values ('grown' || now(), 'x@' || clock_timestamp()); refresh materialized view summary; refresh materialized view above").await;
+    }
+}
+
+#[tokio::test]
+async fn ordinary_roles_suffice_on_both_sides() {
+    let mut world = World::new().await;
+    world.on_source(AWKWARD).await;
+    world
+        .on_target("create role reader login password 'reader-password'; create role writer login password 'writer-password'; alter database \"to\" owner to writer; create schema \"Other-Schema\" authorization writer")
+        .await;
+    world.on_source("grant pg_read_all_data to reader").await;
+    let login = |url: String, role: &str| {
+        bullwork::postgres::Database::parse(&url.replace("owner:correct%20horse%20battery", &format!("{role}:{role}-password")))
+            .unwrap()
+    };
+    world.config.source = login(world.cluster.url("from"), "reader");
+    world.config.target = login(world.cluster.url("to"), "writer");
+    // Row-level security would hide rows from an ordinary reader; then the run fails rather than copy a part.
+    let error = world.fail().await;
+    assert!(error.contains("may not read \"public\".\"UpperCase\" whole") && error.ends_with("target untouched"), "{error}");
+    world.on_source("alter table \"UpperCase\" disable row level security").await;
+    for _ in 0..2 {
+        let (summary, _) = world.run().await;
+        assert_eq!((summary.left_out, summary.broken), (vec![], vec![]));
+        world.assert_same_rows(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn all_tables_are_of_one_moment_while_the_source_is_written() {
+    let world = World::new().await;
+    world.on_source("create table a (id int, n int); create table b (id int, n int); insert into a select g, 100 from generate_series(1, 2000) g; insert into b select g, 0 from generate_series(1, 2000) g").await;
+    let writer = world.cluster.client("from").await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let writing = async {
+        let mut id = 0;
+        while !stop.is_cancelled() {
+            id = id % 2000 + 1;
+            let sql = format!("begin; update a set n = n - 1 where id = {id}; update b set n = n + 1 where id = {id}; commit");
+            writer.batch_execute(&sql).await.unwrap();
+        }
+    };
+    let running = async {
+        for _ in 0..3 {
+            world.run().await;
+            let sum = "select (select sum(n) from a) + (select sum(n) from b)";
+            assert_eq!(world.text(&format!("select ({sum})::text")).await, "200000");
+        }
+        stop.cancel();
+    };
+    tokio::join!(writing, running);
+}
+
+#[tokio::test]
+async fn the_contracts_lines_come_in_order_and_items_carry_fields() {
+    let mut world = World::new().await;
+    world
+        .on_source(
+            "create table users (id int primary key, \"createdAt\" timestamptz); insert into users select g, now() from generate_series(1, 7) g;
+             create table answers (id serial primary key, \"challengeId\" text, u int references users); create index some_index on answers (u);
+             create table \"knowledge-elements\" (\"createdAt\" timestamptz); create table \"knowledge-element-snapshots\" (\"snappedAt\" timestamptz);
+             create table \"organization-learners\" (id int)",
+        )
+        .await;
+    let (summary, lines) = world.run().await;
+    let wanted = [
+        "Start import and enrichment",
+        "Import data from API database",
+        "Start create Backup",
+        "End create Backup",
+        "Start drop Objects AndRestoreBackup",
+        "End drop Objects AndRestoreBackup",
+        "Start restore Backup",
+        "Start restore",
+        "Restore done",
+        "End restore Backup",
+        "Start create view",
+        "CREATE VIEW \"schooling-registrations\" IF TABLE NOT EXISTS - Started",
+        "CREATE VIEW \"schooling-registrations\" IF TABLE NOT EXISTS - Ended",
+        "End create view",
+        "Enrich imported data",
+        "enrichment.add - Started",
+        "CREATE INDEX \"knowledge-elements_createdAt_idx\" - Started",
+        "CREATE INDEX \"knowledge-elements_createdAt_idx\" - Ended",
+        "CREATE INDEX \"knowledge-element-snapshots_snappedAt_idx\" - Started",
+        "CREATE INDEX \"knowledge-element-snapshots_snappedAt_idx\" - Ended",
+        "CREATE INDEX \"answers_challengeId_idx\" - Started",
+        "CREATE INDEX \"answers_challengeId_idx\" - Ended",
+        "CREATE INDEX \"users_createdAt_idx\" - Started",
+        "CREATE INDEX \"users_createdAt_idx\" - Ended",
+        "enrichment.add - Ended",
+    ];
+    let said: Vec<String> = lines.all().into_iter().filter(|l| wanted.contains(&l.as_str())).collect();
+    assert_eq!(said, wanted);
+    let records = lines.records.lock().unwrap().clone();
+    let item = |kind: &str, name: &str| {
+        let found = records.iter().find(|r| r.fields.get("item_kind").is_some_and(|k| k == kind) && r.fields["item"] == name);
+        found.unwrap_or_else(|| panic!("no {kind} {name}")).fields.clone()
+    };
+    let data = item("TABLE DATA", "users");
+    assert_eq!(data["rows"], 7);
+    assert!(data["bytes"].as_u64().unwrap() > 0 && data["duration_ms"].is_u64());
+    for (kind, name) in [
+        ("INDEX", "answers some_index"),
+        ("CONSTRAINT", "answers answers_pkey"),
+        ("FK CONSTRAINT", "answers answers_u_fkey"),
+        ("SEQUENCE", "1 sequences"),
+    ] {
+        assert!(item(kind, name)["duration_ms"].is_u64());
+    }
+    assert_eq!((summary.tables, summary.rows), (5, 7));
+    let last = lines.progress.lock().unwrap().last().unwrap().clone();
+    assert_eq!((last.done, last.total, last.rows), (5, 5, 7));
+    assert_eq!(
+        world.text("select pg_get_indexdef('\"users_createdAt_idx\"'::regclass)").await,
+        "CREATE INDEX \"users_createdAt_idx\" ON public.users USING btree ((((\"createdAt\" AT TIME ZONE 'UTC+1'::text))::date) DESC)"
+    );
+    let analysed =
+        "select count(*)::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace and reltuples >= 0";
+    assert_eq!(world.text(analysed).await, "5", "every table has statistics");
+
+    // The source has an index of that name, and a table of the view's name; one table is kept.
+    world.on_source("create index \"users_createdAt_idx\" on users (id); create table \"schooling-registrations\" (x int)").await;
+    world.keep(["answers"]);
+    let (_, lines) = world.run().await;
+    assert!(lines.has("no index \"users_createdAt_idx\": something of that name exists already"), "{:?}", lines.all());
+    assert!(lines.has("no index \"answers_challengeId_idx\": table `answers` is kept"), "{:?}", lines.all());
+    assert!(lines.has("no view `schooling-registrations`: schema `public` has something of that name"), "{:?}", lines.all());
+    assert_eq!(world.text("select relkind::text from pg_class where relname = 'schooling-registrations'").await, "r");
+    // And back.
+    world
+        .on_source(
+            "drop table \"schooling-registrations\"; drop table \"knowledge-elements\"; drop table \"organization-learners\"",
+        )
+        .await;
+    let (_, lines) = world.run().await;
+    assert!(
+        lines.has("no index \"knowledge-elements_createdAt_idx\": table `knowledge-elements` does not exist"),
+        "{:?}",
+        lines.all()
+    );
+    assert!(lines.has("no view `schooling-registrations`: table `organization-learners` does not exist"), "{:?}", lines.all());
+    assert_eq!(world.text("select count(*)::text from pg_class where relname = 'schooling-registrations'").await, "0");
+}
+
+#[tokio::test]
+async fn what_another_system_left_is_replaced_by_name() {
+    let world = World::new().await;
+    world.on_source(AWKWARD).await;
+    // The same objects, older, with a compatibility view, in a warehouse that we never wrote to.
+    world.on_target(AWKWARD).await;
+    world.on_target("create view \"schooling-registrations\" as select * from \"organization-learners\"; delete from users where id > 290; create view own as select id from users").await;
+    world.on_source("alter table \"organization-learners\" add column more text default 'm'").await;
+    for _ in 0..2 {
+        let (summary, lines) = world.run().await;
+        assert_eq!((summary.left_out, summary.broken), (vec![], vec![]));
+        world.assert_same_rows(&[]).await;
+        assert!(lines.has("CREATE VIEW \"schooling-registrations\" IF TABLE NOT EXISTS - Ended"));
+        assert_eq!(world.text("select more from \"schooling-registrations\" limit 1").await, "m");
+        assert_eq!(world.text("select count(*)::text from own").await, "300");
     }
 }

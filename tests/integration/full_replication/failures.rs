@@ -122,7 +122,7 @@ async fn rights_that_are_missing_are_told_before_anything_is_changed() {
     world.config.target = strong;
     world.config.source = weak(world.cluster.url("from"));
     let error = world.fail().await;
-    assert!(error.contains("may not read \"public\".\"secret\"; grant select"), "{error}");
+    assert!(error.contains("may not read \"public\".\"secret\" whole; grant select"), "{error}");
     world.config.modes = TableModes::of([("secret", TableMode::None)]);
     assert_eq!(world.text("select id::text from small").await, "42");
     // A table that is kept need not be readable.

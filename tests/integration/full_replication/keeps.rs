@@ -184,6 +184,24 @@ async fn views_of_other_people_survive_with_comments_grants_and_indexes() {
 }
 
 #[tokio::test]
+async fn indexes_of_other_people_survive_and_the_sources_dropped_ones_do_not() {
+    let world = World::new().await;
+    world
+        .on_source("create table users (id int primary key, a int, b int, \"createdAt\" timestamptz); create index by_a on users (a); create materialized view m as select a from users; create index m_a on m (a)")
+        .await;
+    world.run().await;
+    world.on_target("create index \"my Index\" on users (b) where a > 0; create index mine_too on m ((a + 1))").await;
+    world.on_source("drop index by_a").await;
+    let indexes = "select string_agg(indexname::text, ', ' order by indexname) from pg_indexes where schemaname = 'public'";
+    for _ in 0..2 {
+        let (summary, _) = world.run().await;
+        assert!(summary.broken.is_empty(), "{:?}", summary.broken);
+        assert_eq!(world.text(indexes).await, "m_a, mine_too, my Index, users_createdAt_idx, users_pkey");
+    }
+    assert_eq!(world.text("select count(*)::text from bullwork.saved_object").await, "0");
+}
+
+#[tokio::test]
 async fn a_view_that_no_longer_fits_is_told_and_comes_back_when_it_fits_again() {
     let world = World::new().await;
     world.on_source("create table users (id int primary key, name text)").await;
