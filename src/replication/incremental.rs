@@ -53,6 +53,7 @@
 
 pub mod catalogue;
 mod create;
+mod foreign_keys;
 mod late;
 pub mod mapping;
 mod stream;
@@ -213,8 +214,9 @@ impl Incremental {
 
         target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
         match self.transaction(run, &source, &target, &state, sources).await {
-            Ok(summary) => {
+            Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
+                foreign_keys::validate(run, &target, &tables).await?;
                 run.info_with("Incremental replication done", json!({ "tables": summary.tables, "rows": summary.rows }));
                 Ok(summary)
             }
@@ -226,7 +228,7 @@ impl Incremental {
         }
     }
 
-    /// Everything between `BEGIN` and `COMMIT` on the target.
+    /// Everything between `BEGIN` and `COMMIT` on the target; with the oids of its tables.
     async fn transaction(
         &self,
         run: &Run,
@@ -234,7 +236,7 @@ impl Incremental {
         target: &Connection,
         state: &SourceState,
         sources: Vec<(TableName, Relation)>,
-    ) -> Result<Summary, IncrementalError> {
+    ) -> Result<(Summary, Vec<u32>), IncrementalError> {
         let total = sources.len() as u64;
         let mut made = Vec::new();
         for (table, relation) in &sources {
@@ -283,7 +285,7 @@ impl Incremental {
                 p.bytes = summary.bytes;
             });
         }
-        Ok(summary)
+        Ok((summary, work.iter().map(|item| item.target.oid).collect()))
     }
 
     /// Pairs a source table with the target's and decides where its copy starts.

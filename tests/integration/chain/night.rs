@@ -256,6 +256,13 @@ impl Night {
             };
             assert_eq!(read(&self.source).await, read(&self.target).await, "{table}");
         }
+        let invalid: Option<String> = self
+            .target
+            .query_one("select string_agg(conname, ', ') from pg_constraint where not convalidated", &[])
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(invalid, None, "keys that were waiting for the incremental rows are validated");
         let own: i64 = self.target.query_one("select count(*) from \"warehouse-notes\"", &[]).await.unwrap().get(0);
         let kept: i64 = self.target.query_one("select count(*) from \"AuditTrail\"", &[]).await.unwrap().get(0);
         assert_eq!((own, kept), (2, 3), "the warehouse's own rows");
