@@ -18,7 +18,7 @@ use super::Timing;
 use super::execution::{self, Ended, Surroundings};
 use crate::clock::Millis;
 use crate::identity;
-use crate::queue::{Admission, Event, Job, Queue, QueueError, Taken};
+use crate::queue::{Admission, Event, Job, Queue, QueueError, State, Taken};
 use crate::schedule;
 
 /// An idle worker looks by itself this often.
@@ -50,8 +50,9 @@ pub(crate) async fn consume(around: Surroundings) {
     let listener = tokio::spawn(listen(queue.clone(), bells.clone(), helpers.clone()));
     let maintainer = tokio::spawn(maintain(queue.clone(), around.timing, bells.clone(), helpers.clone()));
     let mut failing = false;
+    let mut waited_for = None;
     while !around.quiet.is_cancelled() {
-        let pause = match take_and_run(&around).await {
+        let pause = match take_and_run(&around, &mut waited_for).await {
             Ok(true) => {
                 failing = false;
                 continue;
@@ -81,13 +82,21 @@ pub(crate) async fn consume(around: Surroundings) {
     let _ = tokio::join!(listener, maintainer);
 }
 
-/// Whether a job was taken.
-async fn take_and_run(around: &Surroundings) -> Result<bool, QueueError> {
+/// Whether a job was taken. `waited_for` is the other worker's job that was told last.
+async fn take_and_run(around: &Surroundings, waited_for: &mut Option<String>) -> Result<bool, QueueError> {
     let queue = &around.queue;
     let token = identity::new_token();
     let job = match queue.take(&token, around.timing.lock, Admission::Sequential).await? {
         Taken::Job(job) => *job,
-        Taken::Empty | Taken::Busy => return Ok(false),
+        Taken::Empty => return Ok(false),
+        Taken::Busy => {
+            let active = queue.jobs(&[State::Active], 0, 0, true).await?.into_iter().next().map(|job| job.id);
+            if active.is_some() && active != *waited_for {
+                tracing::info!("a job waits in {} until job {} is done", queue.name(), active.as_deref().unwrap_or_default());
+                *waited_for = active;
+            }
+            return Ok(false);
+        }
     };
     if around.quiet.is_cancelled() {
         queue.hand_back(&job, &token).await?;
