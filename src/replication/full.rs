@@ -38,6 +38,7 @@ mod saved;
 mod session;
 mod source;
 mod state;
+mod tables;
 mod target;
 
 use std::collections::HashSet;

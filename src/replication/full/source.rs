@@ -8,8 +8,9 @@ use tokio_postgres::Client;
 
 use super::Refused;
 use super::archive::Entry;
-use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS, SourceIndex, SourceKey, SourceTable};
+use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::dump;
+use super::tables::{self, SourceIndex, SourceKey, SourceTable};
 use crate::postgres::{Database, Doing, PostgresError};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
@@ -120,7 +121,7 @@ impl Source {
                 .into());
             }
         }
-        let mut tables = catalog::tables(session).await?;
+        let mut tables = tables::tables(session).await?;
         tables.retain(|t| {
             t.name.schema != OWN_SCHEMA
                 && !kept_oids.contains(&t.oid)
@@ -133,7 +134,7 @@ impl Source {
             unreadable.join(", ")
         );
         tables.sort_by_key(|t| std::cmp::Reverse(t.size));
-        let plain = catalog::plain_indexes(session).await?;
+        let plain = tables::plain_indexes(session).await?;
         let own = graph.nodes.values().filter(|n| !n.extension && n.schema.as_deref() != Some(OWN_SCHEMA));
         let keys = own.clone().map(catalog::Node::key).collect();
         let relations = own.filter(|n| n.is_relation()).map(|n| (n.table_name(), n.kind.clone())).collect();
@@ -141,14 +142,14 @@ impl Source {
             keys,
             relations,
             tables,
-            indexes: catalog::indexes(session).await?,
+            indexes: tables::indexes(session).await?,
             index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
             index_names: plain.into_iter().map(|i| i.name).collect(),
-            foreign_keys: catalog::foreign_keys(session).await?,
+            foreign_keys: tables::foreign_keys(session).await?,
             entries: Vec::new(),
             kept,
             kept_oids,
-            unpopulated: catalog::unpopulated(session).await?,
+            unpopulated: tables::unpopulated(session).await?,
             graph,
         })
     }
@@ -168,7 +169,7 @@ impl Source {
         }
         let Some(program) = program else { anyhow::bail!("pg_dump is missing") };
         let unreadable: Vec<TableName> =
-            catalog::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
+            tables::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
         self.entries = dump::definitions(&program, database, snapshot, &unreadable).await?;
         Ok(())
     }
