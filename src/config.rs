@@ -267,10 +267,7 @@ impl<'e> Reader<'e> {
             Err(error) => {
                 self.problem(
                     setting.name,
-                    format!(
-                        "is not a URL ({error}); write {}://user:password@host:port/name",
-                        schemes.first().unwrap_or(&"scheme")
-                    ),
+                    format!("is not a URL ({error}); write {}://user@host:port/name", schemes.first().unwrap_or(&"scheme")),
                 );
                 None
             }
@@ -317,6 +314,13 @@ pub static EXPONENTIAL_RETRY_DELAY: Setting = Setting::new(
     "Base of the wait between tries, in milliseconds: before try n+1 it is (2^n - 1) times this.",
 )
 .default("1000");
+/// Completed jobs that stay in each queue.
+pub static KEEP_COMPLETED_JOBS: Setting =
+    Setting::new("KEEP_COMPLETED_JOBS", "Completed jobs kept in each queue, newest first; older ones are removed.")
+        .default("100");
+/// Failed jobs that stay in each queue.
+pub static KEEP_FAILED_JOBS: Setting =
+    Setting::new("KEEP_FAILED_JOBS", "Failed jobs kept in each queue, newest first; older ones are removed.").default("1000");
 /// `production` fetches PostgreSQL client tools at start; `test` logs nothing but fatal errors.
 pub static NODE_ENV: Setting = Setting::new(
     "NODE_ENV",
@@ -334,5 +338,15 @@ pub static LOG_LEVEL: Setting =
 pub const IGNORED: &[&str] = &["RETRIES_TIMEOUT_MINUTES", "MIN_TIMEOUT", "MAX_TIMEOUT", "SENTRY_MAX_VALUE_LENGTH"];
 
 /// The settings of the plain layer and of the queue store.
-pub static COMMON: &[&Setting] =
-    &[&APP, &REDIS_URL, &QUEUE_PREFIX, &MAX_RETRY_COUNT, &EXPONENTIAL_RETRY_DELAY, &NODE_ENV, &LOG_FORMAT, &LOG_LEVEL];
+pub static COMMON: &[&Setting] = &[
+    &APP,
+    &REDIS_URL,
+    &QUEUE_PREFIX,
+    &MAX_RETRY_COUNT,
+    &EXPONENTIAL_RETRY_DELAY,
+    &KEEP_COMPLETED_JOBS,
+    &KEEP_FAILED_JOBS,
+    &NODE_ENV,
+    &LOG_FORMAT,
+    &LOG_LEVEL,
+];

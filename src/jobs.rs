@@ -1,7 +1,104 @@
-//! The kinds of job, one file each.
+//! The kinds of job, one file each. From [`ALL`] come dispatch, `restart:`, schedules, the REPL's
+//! completion and the reference documentation; adding a kind is a `mod` line and a line there.
 
 pub mod full_replication;
 pub mod incremental_replication;
 pub mod learning_content_replication;
 pub mod notification;
 pub mod schema_export;
+
+use crate::config::{Reader, Setting};
+use crate::worker::{Declaration, Kind};
+
+/// Every kind, in the order of the nightly chain.
+pub static ALL: &[Declaration] = &[
+    Declaration::of::<full_replication::FullReplication>(),
+    Declaration::of::<incremental_replication::IncrementalReplication>(),
+    Declaration::of::<learning_content_replication::LearningContentReplication>(),
+    Declaration::of::<notification::Notification>(),
+    Declaration::of::<schema_export::SchemaExport>(),
+];
+
+/// The kind called `name` on the command line.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static Declaration> {
+    ALL.iter().find(|kind| kind.name == name)
+}
+
+/// The names of all kinds, for messages.
+#[must_use]
+pub fn names() -> String {
+    ALL.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
+}
+
+/// The kinds called `names`, or all of them; a name that is none is an error that lists them.
+///
+/// # Errors
+/// When a name is no kind's.
+pub fn select(names: &[String]) -> Result<Vec<&'static Declaration>, UnknownKind> {
+    if names.is_empty() {
+        return Ok(ALL.iter().collect());
+    }
+    names.iter().map(|name| named(name).ok_or_else(|| UnknownKind(name.clone()))).collect()
+}
+
+/// A name that is no kind's.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no kind of job; the kinds are: {list}", list = names())]
+pub struct UnknownKind(pub String);
+
+/// The settings of all kinds, each once, in the order of [`ALL`].
+#[must_use]
+pub fn settings() -> Vec<(&'static Declaration, Vec<&'static Setting>)> {
+    let mut seen: Vec<&str> = Vec::new();
+    ALL.iter()
+        .map(|kind| {
+            let own = kind.settings.iter().copied().filter(|s| {
+                let new = !seen.contains(&s.name);
+                seen.push(s.name);
+                new
+            });
+            (kind, own.collect())
+        })
+        .collect()
+}
+
+/// Configures `declarations`, noting every mistake in `reader`.
+#[must_use]
+pub fn configure(declarations: &[&'static Declaration], reader: &Reader<'_>) -> Vec<Kind> {
+    declarations.iter().map(|declaration| declaration.build(reader)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_successor_is_a_kind_and_no_chain_runs_in_a_circle() {
+        for kind in ALL {
+            let mut at = kind;
+            for _ in 0..=ALL.len() {
+                match at.then {
+                    None => break,
+                    Some(next) => at = named(next).unwrap_or_else(|| panic!("`{next}` is no kind")),
+                }
+            }
+            assert!(at.then.is_none(), "the chain from `{}` never ends", kind.name);
+        }
+    }
+
+    #[test]
+    fn queues_have_the_names_that_operators_type() {
+        let queues: Vec<&str> = ALL.iter().map(|kind| kind.queue).collect();
+        assert_eq!(
+            queues,
+            [
+                "Replication queue",
+                "Incremental replication queue",
+                "Learning Content replication queue",
+                "Notification queue",
+                "Schema export queue"
+            ]
+        );
+    }
+}

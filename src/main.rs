@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `bullwork`.
+
+fn main() -> std::process::ExitCode {
+    bullwork::cli::main()
+}

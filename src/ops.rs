@@ -1,1 +1,15 @@
-//! (in progress)
+//! Every operator verb once; the command line, the REPL and the web page call these.
+//!
+//! - [`store`]: the queues as an operator addresses them
+//! - [`serve`]: what `background`, `worker` and `scheduler` run
+//! - [`follow`]: one job, or its chain, to its end
+//! - [`doctor`]: checks with a fix for each
+//! - [`mod@reference`]: `sample.env` and `config show`
+//! - [`parse_logs`]: durations of a replication from its logs
+
+pub mod doctor;
+pub mod follow;
+pub mod parse_logs;
+pub mod reference;
+pub mod serve;
+pub mod store;

@@ -3,6 +3,7 @@
 //! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
+pub mod same;
 pub mod tls;
 
 use std::fmt;
@@ -79,7 +80,7 @@ impl Database {
     pub fn parse(text: &str) -> Result<Self, PostgresError> {
         let text = text.trim();
         let mut url = url::Url::parse(text)
-            .map_err(|e| PostgresError::Url(format!("is not a URL ({e}); write postgres://user:password@host:5432/name")))?;
+            .map_err(|e| PostgresError::Url(format!("is not a URL ({e}); write postgres://user@host:5432/name")))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(PostgresError::Url(format!("scheme `{}` is not `postgres` or `postgresql`", url.scheme())));
         }
@@ -116,10 +117,10 @@ impl Database {
             redact::remember(&String::from_utf8_lossy(password));
         }
         if config.get_hosts().is_empty() {
-            return Err(PostgresError::Url("names no host; write postgres://user:password@host:5432/name".to_owned()));
+            return Err(PostgresError::Url("names no host; write postgres://user@host:5432/name".to_owned()));
         }
         if config.get_dbname().is_none() && config.get_user().is_none() {
-            return Err(PostgresError::Url("names no database; write postgres://user:password@host:5432/name".to_owned()));
+            return Err(PostgresError::Url("names no database; write postgres://user@host:5432/name".to_owned()));
         }
         config
             .ssl_mode(tls.wire_mode())

@@ -6,12 +6,23 @@
 
 use std::time::Duration;
 
-use deadpool_redis::{Config, Pool, PoolConfig, Runtime};
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 
 use crate::redact;
 
 /// Longest wait for one short command, and for a connection.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most connections for short commands.
+const POOL_SIZE: usize = 16;
+
+/// A peer that vanished without a word is noticed within half a minute: a subscriber only reads, so nothing else
+/// would ever tell it. Commands are small and wait for their answer, so none is held back to fill a packet.
+fn tcp() -> TcpSettings {
+    let probes = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    TcpSettings::default().set_nodelay(true).set_keepalive(probes)
+}
 
 /// What can go wrong between us and Redis.
 #[derive(Debug, thiserror::Error)]
@@ -64,20 +75,22 @@ impl Redis {
         {
             redact::remember(password);
         }
-        let bad = |e: String| {
-            RedisError::Url(format!(
-                "`{shown}` cannot be used: {}; write redis://[user:password@]host:6379[/database]",
-                redact::scrub(&e)
-            ))
-        };
-        let client = redis::Client::open(url).map_err(|e| bad(e.to_string()))?;
-        let mut config = Config::from_url(url);
-        let mut sizes = PoolConfig::new(16);
-        sizes.timeouts.wait = Some(COMMAND_TIMEOUT);
-        sizes.timeouts.create = Some(COMMAND_TIMEOUT);
-        sizes.timeouts.recycle = Some(COMMAND_TIMEOUT);
-        config.pool = Some(sizes);
-        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|e| bad(e.to_string()))?;
+        let bad =
+            |e: String| RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&e)));
+        let info = url.into_connection_info().map_err(|e| bad(e.to_string()))?.set_tcp_settings(tcp());
+        let client = redis::Client::open(info.clone()).map_err(|e| bad(e.to_string()))?;
+        let times = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
+        let manager = Manager::new_with_config(info, times).map_err(|e| bad(e.to_string()))?;
+        let pool = Pool::builder(manager)
+            .runtime(Runtime::Tokio1)
+            .max_size(POOL_SIZE)
+            .wait_timeout(Some(COMMAND_TIMEOUT))
+            .create_timeout(Some(COMMAND_TIMEOUT))
+            .recycle_timeout(Some(COMMAND_TIMEOUT))
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
         Ok(Redis { pool, client, shown })
     }
 
@@ -96,9 +109,7 @@ impl Redis {
     /// # Errors
     /// When none is to be had within 10 s.
     pub async fn connection(&self) -> Result<deadpool_redis::Connection, RedisError> {
-        let mut connection = self.pool.get().await.map_err(|e| self.refused(e))?;
-        connection.as_mut().set_response_timeout(COMMAND_TIMEOUT);
-        Ok(connection)
+        self.pool.get().await.map_err(|e| self.refused(e))
     }
 
     /// A connection of its own for subscriptions.

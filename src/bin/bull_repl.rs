@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `bull-repl`: the same as `bullwork repl`.
+
+fn main() -> std::process::ExitCode {
+    bullwork::cli::repl_main()
+}

@@ -5,29 +5,23 @@
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
-use crate::queue::JobOptions;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, PG_BIN, Refused};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
 use crate::schedule::Schedule;
-use crate::worker::{JobContext, JobKind, Outcome, RetryPolicy};
+use crate::worker::{JobContext, JobKind, Outcome};
 
 /// When the night begins.
 pub static SCHEDULE: Setting =
     Setting::new("SCHEDULE", "When the full replication starts: cron with 5 fields, or 6 with seconds first.")
         .default("10 5 * * *");
-/// The zone of [`SCHEDULE`].
-pub static SCHEDULE_TZ: Setting =
-    Setting::new("SCHEDULE_TZ", "Time zone of SCHEDULE, an IANA name such as Europe/Paris.").default("Europe/Paris");
 
 /// The kind.
 pub struct FullReplication {
     /// Nothing when a database setting is missing; then reading the settings has failed.
     config: Option<Config>,
-    cron: String,
-    time_zone: String,
-    options: JobOptions,
+    schedule: Schedule,
 }
 
 #[async_trait::async_trait]
@@ -38,7 +32,6 @@ impl JobKind for FullReplication {
     const THEN: Option<&'static str> = Some("incremental-replication");
     const SETTINGS: &'static [&'static Setting] = &[
         &SCHEDULE,
-        &SCHEDULE_TZ,
         &SOURCE_DATABASE_URL,
         &TARGET_DATABASE_URL,
         &BACKUP_MODE,
@@ -66,14 +59,12 @@ impl JobKind for FullReplication {
                 programs,
                 enrichment,
             }),
-            cron: reader.text(&SCHEDULE),
-            time_zone: reader.text(&SCHEDULE_TZ),
-            options: RetryPolicy::from_settings(reader).options(),
+            schedule: Schedule::from_settings(reader, &SCHEDULE),
         }
     }
 
     fn schedule(&self) -> Option<Schedule> {
-        Some(Schedule { cron: self.cron.clone(), time_zone: self.time_zone.clone(), options: self.options.clone() })
+        Some(self.schedule.clone())
     }
 
     fn writes_to(&self) -> Option<&Database> {

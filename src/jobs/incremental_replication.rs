@@ -1,1 +1,73 @@
-//! (in progress)
+//! Appends to the warehouse what was added to production since the last run.
+//!
+//! Safe to run twice: rows and watermark are committed together, so a second run finds nothing to
+//! do. Interrupted: both transactions are rolled back; the next run starts over from the last one
+//! that finished.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::config::{Reader, Setting};
+use crate::postgres::Database;
+use crate::replication::incremental::{Incremental, IncrementalError};
+use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes};
+use crate::worker::{JobContext, JobKind, Outcome};
+
+/// What an empty target table means.
+pub static INCREMENTAL_FIRST_LOAD: Setting = Setting::new(
+    "INCREMENTAL_FIRST_LOAD",
+    "Whether an incremental table that is empty or absent on the target is loaded whole: true or false. With false an empty table is an error, as in the reference system.",
+)
+.default("true");
+
+/// Nothing is asked of the job.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Payload {}
+
+/// The kind.
+#[derive(Clone, Debug)]
+pub struct IncrementalReplication {
+    source: Option<Database>,
+    target: Option<Database>,
+    modes: TableModes,
+    first_load: bool,
+}
+
+#[async_trait::async_trait]
+impl JobKind for IncrementalReplication {
+    const NAME: &'static str = "incremental-replication";
+    const QUEUE: &'static str = "Incremental replication queue";
+    const SUMMARY: &'static str = "Append new rows of the incremental tables to the target";
+    const THEN: Option<&'static str> = Some("learning-content-replication");
+    const SETTINGS: &'static [&'static Setting] =
+        &[&SOURCE_DATABASE_URL, &TARGET_DATABASE_URL, &BACKUP_MODE, &INCREMENTAL_FIRST_LOAD];
+    type Payload = Payload;
+
+    fn from_settings(reader: &Reader<'_>) -> Self {
+        IncrementalReplication {
+            source: settings::source(reader),
+            target: settings::target(reader),
+            modes: TableModes::from_settings(reader),
+            first_load: reader.flag(&INCREMENTAL_FIRST_LOAD),
+        }
+    }
+
+    fn writes_to(&self) -> Option<&Database> {
+        self.target.as_ref()
+    }
+
+    async fn run(&self, ctx: &JobContext<Payload>) -> anyhow::Result<Outcome> {
+        let (Some(source), Some(target)) = (self.source.clone(), self.target.clone()) else {
+            return Ok(Outcome::Refuse("SOURCE_DATABASE_URL or TARGET_DATABASE_URL cannot be used".to_owned()));
+        };
+        let work = Incremental { source, target, modes: self.modes.clone(), first_load: self.first_load };
+        match work.replicate(&ctx.run).await {
+            Ok(summary) => Ok(Outcome::Done(json!({ "tables": summary.tables, "rows": summary.rows }))),
+            Err(error) if error.is_final() => Ok(Outcome::Refuse(error.to_string())),
+            // As itself, not as text of ours: the worker tells an interrupted run from a failed one.
+            Err(IncrementalError::Stopped(stopped)) => Err(stopped.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

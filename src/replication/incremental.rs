@@ -1,1 +1,448 @@
-//! (in progress)
+//! Incremental replication: appends to the target what was added to the source since the last run.
+//!
+//! # What it guarantees
+//!
+//! - One source snapshot for all tables, and one target transaction for all rows and all
+//!   watermarks. A run that fails or is killed at any point leaves the target as it was. When the
+//!   source breaks in mid-stream the target gets `CopyFail`, never a normal end of input.
+//! - Columns are paired by name, so their order and number may differ ([`mapping`]).
+//! - No row is lost to a late commit (below).
+//! - Updates and deletes are *not* followed: a row that is on the target stays as it is.
+//!
+//! # Keys and watermarks
+//!
+//! The key of a table is its integer column `id`, else its single-column integer primary key,
+//! else its whole primary key. An integer key has a watermark, the highest one on the target, and
+//! rows above it are streamed straight in. Every other key has none: all its rows come by the rule
+//! for late commits.
+//!
+//! # Late commits
+//!
+//! An id is taken before its transaction commits, so a row may become visible *below* the
+//! watermark: a long transaction, a sequence with `CACHE`, an application that reserves ids in
+//! blocks. The row may even come from a transaction that began long after the last run.
+//!
+//! ```text
+//!   run 1 takes its snapshot      run 2
+//!   ──┬───────────────────────────┬──▶
+//!     │ id 8 visible: copied      │ watermark 8; id 7 is visible now and below it
+//!     id 7 taken, not committed   └ inserted by a transaction ≥ snapshot 1's xmin: a candidate
+//! ```
+//!
+//! Each run therefore stores the snapshot it read from. A row that was invisible there was written
+//! by a transaction that was running (then its number is at or above the snapshot's `xmin`, the
+//! lowest running one) or had not begun (above it too). Subtransactions do not appear in a
+//! snapshot, but are numbered after their parent. So `row.xmin >= snapshot.xmin` finds every such
+//! row, and some more: updated rows, or rows of transactions that had ended but were newer than
+//! the oldest running one. The keys found go to a temporary table on the target, those already
+//! there are struck out, and only the missing rows are fetched, from the same snapshot ([`late`]).
+//! `age()` compares transaction numbers safely across their wrap-around. No index can serve that
+//! condition: it costs one sequential scan of the source table.
+//!
+//! Where the stored snapshot says nothing – there is none, it is of another source or timeline, it
+//! lies in the source's future (the source was restored from a backup), it is two billion
+//! transactions old, the target table was replaced – *every* key up to the watermark is a
+//! candidate, once: the healing pass ([`watermark`]). It also repairs holes that another program
+//! left in the target, and so brings back rows that were deleted there by hand while the source
+//! still has them.
+//!
+//! # Tables the target does not have
+//!
+//! An empty table gets a first full load; an absent one is made first, by the source's definition
+//! ([`create`]), and its indexes are built after the load.
+
+pub mod catalogue;
+mod create;
+mod late;
+pub mod mapping;
+mod stream;
+pub mod watermark;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use self::catalogue::Relation;
+use self::mapping::Plan;
+use self::watermark::{Late, SourceState, Watermark};
+use super::settings::{TableMode, TableModes, TableName};
+use crate::postgres::{Connection, Database, Doing, PostgresError};
+use crate::process::ProcessError;
+use crate::worker::Run;
+use crate::worker::run::Stopped;
+
+/// Longest wait for any lock, on either side. Long enough for a reader's transaction to end,
+/// short enough that a forgotten session fails the job with a clear reason.
+const LOCK_TIMEOUT: &str = "60s";
+/// Longest wait for the target's answer to `ROLLBACK` after a failure.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
+/// Above this, numbers lose digits in programs that read JSON numbers as doubles.
+const EXACT_IN_JSON: u64 = (1 << 53) - 1;
+
+/// Text output that reads the same on every server, and nothing that ends a long transaction.
+/// `row_security = off` turns silently filtered rows into an error.
+const SOURCE_SESSION: &str = "set search_path = ''; set row_security = off; set statement_timeout = 0; \
+     set idle_in_transaction_session_timeout = 0; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \
+     set timezone = 'UTC'; set bytea_output = 'hex'; set extra_float_digits = 3";
+/// The target's own `search_path` stays: its triggers may need it.
+const TARGET_SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set datestyle = 'ISO'; \
+     set intervalstyle = 'postgres'; set timezone = 'UTC'";
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IncrementalError {
+    /// A server could not be reached or refused a statement.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// A setting or a table cannot be used; trying again does not help.
+    #[error("{0}")]
+    Refused(String),
+    /// The reference's error, when the first full load is switched off.
+    #[error("{0} table must not be empty on target database")]
+    EmptyTarget(TableName),
+    /// Making an absent table failed.
+    #[error("table `{table}` is absent on the target and cannot be made there: {reason}; make it by hand, or {way_out}")]
+    Create {
+        /// The table.
+        table: TableName,
+        /// What was in the way.
+        reason: String,
+        /// What else helps.
+        way_out: &'static str,
+    },
+    /// The run was told to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl IncrementalError {
+    fn tool(table: &TableName, error: &ProcessError) -> Self {
+        IncrementalError::Create {
+            table: table.clone(),
+            reason: error.to_string(),
+            way_out: "install a pg_dump that is not older than the source server",
+        }
+    }
+
+    /// Whether another try would end the same way.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, IncrementalError::Refused(_) | IncrementalError::EmptyTarget(_))
+    }
+}
+
+/// What to replicate, and from where to where.
+#[derive(Clone, Debug)]
+pub struct Incremental {
+    /// Read from, in one read-only transaction.
+    pub source: Database,
+    /// Written to, in one transaction.
+    pub target: Database,
+    /// Its tables of mode `incremental` are replicated, in its order.
+    pub modes: TableModes,
+    /// Whether an empty target table is loaded whole; an error otherwise.
+    pub first_load: bool,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Tables replicated.
+    pub tables: u64,
+    /// Rows inserted.
+    pub rows: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+}
+
+/// A table that is about to be copied.
+struct Work {
+    plan: Plan,
+    source: Relation,
+    target: Relation,
+    /// Highest key on the target before; `None` when it is empty or the key has no order.
+    before: Option<i64>,
+    late: Late,
+}
+
+impl Incremental {
+    /// Replicates. Stops at once, leaving the target as it was, when the run is told to.
+    ///
+    /// # Errors
+    /// When anything is in the way; the target is then as it was, except for columns and the
+    /// `bullwork` schema that were added.
+    pub async fn replicate(&self, run: &Run) -> Result<Summary, IncrementalError> {
+        if self.modes.keys_with(TableMode::Incremental).next().is_none() {
+            run.info("No incremental tables configured");
+            return Ok(Summary::default());
+        }
+        // Dropping the work ends both sessions, and with them their transactions.
+        run.unless_stopped(self.work(run)).await?
+    }
+
+    async fn work(&self, run: &Run) -> Result<Summary, IncrementalError> {
+        run.info("Start incremental replication");
+        run.progress(|p| p.phase = "preparing".to_owned());
+        let (source, target) = tokio::try_join!(
+            self.source.connect("incremental replication, source"),
+            self.target.connect("incremental replication, target")
+        )?;
+        set_up(&source, SOURCE_SESSION, "source").await?;
+        set_up(&target, TARGET_SESSION, "target").await?;
+        if watermark::same_database(&source, &target).await? {
+            return Err(IncrementalError::Refused(format!(
+                "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
+                self.target
+            )));
+        }
+        let tables = catalogue::resolve(&source, &self.modes).await?;
+        let state = open_snapshot(&source, &tables).await?;
+        let mut sources = Vec::with_capacity(tables.len());
+        for table in tables {
+            let relation = catalogue::relation(&source, &table)
+                .await?
+                .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` was dropped from the source just now")))?;
+            // Before anything is changed: a table without usable key is a mistake in the settings.
+            mapping::key(&table, &relation)?;
+            sources.push((table, relation));
+        }
+        watermark::prepare(&target).await?;
+        for (table, relation) in &sources {
+            mapping::add_columns(&target, table, relation, run).await?;
+        }
+
+        target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
+        match self.transaction(run, &source, &target, &state, sources).await {
+            Ok(summary) => {
+                target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
+                run.info_with("Incremental replication done", json!({ "tables": summary.tables, "rows": summary.rows }));
+                Ok(summary)
+            }
+            Err(error) => {
+                // Awaited, so that no half-done transaction is left when the job is tried again.
+                let _ = tokio::time::timeout(ROLLBACK_LIMIT, target.batch_execute("rollback")).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything between `BEGIN` and `COMMIT` on the target.
+    async fn transaction(
+        &self,
+        run: &Run,
+        source: &Connection,
+        target: &Connection,
+        state: &SourceState,
+        sources: Vec<(TableName, Relation)>,
+    ) -> Result<Summary, IncrementalError> {
+        let total = sources.len() as u64;
+        let mut made = Vec::new();
+        for (table, relation) in &sources {
+            if let Some(absent) = create::absent(source, target, table, relation).await? {
+                run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
+                create::make(&self.source, target, table, &absent).await?;
+                made.push(absent);
+            }
+        }
+        // Foreign keys that may wait are checked when all tables are complete.
+        let wait = "set constraints all deferred";
+        target.batch_execute(wait).await.doing(|| "setting up the target's transaction".to_owned())?;
+
+        let mut work = Vec::with_capacity(sources.len());
+        for (table, relation) in sources {
+            work.push(self.inspect(run, target, state, table, relation).await?);
+        }
+        for item in &work {
+            tell_before(run, item);
+        }
+
+        run.info("Start COPY FROM/TO through STDIN/OUT");
+        run.progress(|p| {
+            p.phase = "copying".to_owned();
+            p.total = total;
+        });
+        let mut summary = Summary { tables: total, ..Summary::default() };
+        for item in &work {
+            let copied = copy_table(run, source, target, state, item).await?;
+            if let Late::FirstLoad = item.late {
+                for absent in made.iter().filter(|a| a.contains(&item.plan.table)) {
+                    create::finish(source, target, &item.plan.table, absent).await?;
+                }
+                let analyze = format!("analyze {}", item.plan.table.quoted());
+                target.batch_execute(&analyze).await.doing(|| format!("analyzing table `{}`", item.plan.table))?;
+            }
+            let after = catalogue::highest(target, &item.plan.table, &item.plan.key).await?;
+            tell_after(run, item, after, copied.rows);
+            let mark = Watermark::new(&item.plan, item.target.oid, after, state);
+            watermark::store(target, &item.plan.table, &mark).await?;
+            summary.rows += copied.rows;
+            summary.bytes += copied.bytes;
+            run.progress(|p| {
+                p.done += 1;
+                p.rows = summary.rows;
+                p.bytes = summary.bytes;
+            });
+        }
+        Ok(summary)
+    }
+
+    /// Pairs a source table with the target's and decides where its copy starts.
+    async fn inspect(
+        &self,
+        run: &Run,
+        target: &Connection,
+        state: &SourceState,
+        table: TableName,
+        source: Relation,
+    ) -> Result<Work, IncrementalError> {
+        let there = catalogue::relation(target, &table)
+            .await?
+            .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` is absent on the target")))?;
+        let plan = mapping::plan(&table, &source, &there)?;
+        for note in &plan.notes {
+            run.warn(format!("{table}: {note}"));
+        }
+        let empty = catalogue::is_empty(target, &table).await?;
+        if empty && !self.first_load {
+            return Err(IncrementalError::EmptyTarget(table));
+        }
+        let before = catalogue::highest(target, &table, &plan.key).await?;
+        let late = if empty {
+            Late::FirstLoad
+        } else {
+            let stored = watermark::load(target, &table).await?;
+            watermark::decide(stored.as_ref(), state, &plan, &source, there.oid, before)
+        };
+        Ok(Work { plan, source, target: there, before, late })
+    }
+}
+
+/// Has the server look every few seconds whether we are still there, so that the session of a
+/// killed worker does not finish a long statement for nobody. Servers before 14 cannot.
+const NOTICE_OUR_END: &str = "select pg_catalog.set_config(name, '5s', false) from pg_catalog.pg_settings
+    where name = 'client_connection_check_interval'";
+
+async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {NOTICE_OUR_END}");
+    connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
+}
+
+/// Opens the source's transaction. The tables are locked before the snapshot is taken, so that
+/// their definitions cannot differ from what the snapshot shows.
+async fn open_snapshot(source: &Connection, tables: &[TableName]) -> Result<SourceState, IncrementalError> {
+    let begin = "begin isolation level repeatable read read only";
+    source.batch_execute(begin).await.doing(|| "opening the source's transaction".to_owned())?;
+    for table in tables {
+        let lock = format!("lock table {} in access share mode", table.quoted());
+        source.batch_execute(&lock).await.doing(|| format!("locking table `{table}` on the source against changes of form"))?;
+    }
+    Ok(SourceState::read(source).await?)
+}
+
+async fn copy_table(
+    run: &Run,
+    source: &Connection,
+    target: &Connection,
+    state: &SourceState,
+    item: &Work,
+) -> Result<stream::Copied, IncrementalError> {
+    let table = &item.plan.table;
+    let base = run.current_progress();
+    let moved = |copied: &stream::Copied| {
+        run.progress(|p| {
+            p.rows = base.rows + copied.rows;
+            p.bytes = base.bytes + copied.bytes;
+        });
+    };
+    // First what is above the watermark, or everything.
+    let mut copied = match (&item.late, item.before) {
+        (Late::FirstLoad, _) => {
+            stream::copy(source, &item.plan.select(&item.source, None), target, &item.plan, &mut |c| moved(c)).await?
+        }
+        (_, Some(before)) => {
+            let above = item.plan.above(before);
+            stream::copy(source, &item.plan.select(&item.source, Some(&above)), target, &item.plan, &mut |c| moved(c)).await?
+        }
+        (_, None) => stream::Copied::default(),
+    };
+    // Then what appeared below it since.
+    if !matches!(item.late, Late::FirstLoad) {
+        let late = late::copy(source, target, state, item).await?;
+        if late.copied.rows > 0 {
+            run.info_with(
+                format!("{table} late rows: {} of {} candidates were missing on the target", late.copied.rows, late.candidates),
+                json!({ "table_name": table.to_string(), "late_candidates": late.candidates, "late_rows": late.copied.rows }),
+            );
+        }
+        copied.add(late.copied);
+    }
+    if copied.read != copied.rows {
+        run.warn(format!(
+            "{table}: {} rows were read but the target kept {}; a trigger or rule there drops rows",
+            copied.read, copied.rows
+        ));
+    }
+    Ok(copied)
+}
+
+fn tell_before(run: &Run, item: &Work) {
+    let table = &item.plan.table;
+    let index = if item.plan.key.ordered { index_value(item.before.unwrap_or(0)) } else { Value::Null };
+    run.info_with(
+        format!("{table} last record index target {}", index_text(&index)),
+        json!({ "last_record_index_before_replication": index, "table_name": table.to_string() }),
+    );
+    match &item.late {
+        Late::FirstLoad => run.info(format!("{table} table is empty on the target: first full load")),
+        Late::Everything(reason) => {
+            run.info(format!("{table} healing pass: every key that may be on the target is compared, because {reason}"));
+        }
+        Late::Since(_) => {}
+    }
+}
+
+fn tell_after(run: &Run, item: &Work, after: Option<i64>, rows: u64) {
+    let table = &item.plan.table;
+    let name = table.to_string();
+    let value = |index: Option<i64>| if item.plan.key.ordered { index_value(index.unwrap_or(0)) } else { Value::Null };
+    let (before, after) = (value(item.before), value(after));
+    run.info(format!("{table} table copy returned: COPY {rows}"));
+    run.info_with(
+        format!("{table} last record index target after replication {}", index_text(&after)),
+        json!({ "last_record_index_after_replication": after, "table_name": name }),
+    );
+    run.info_with(
+        format!("Total of {table} imported {rows}"),
+        json!({
+            "last_record_index_before_replication": before,
+            "last_record_index_after_replication": after,
+            "total_records_replicated": rows,
+            "table_name": name,
+        }),
+    );
+}
+
+/// A key as a JSON number while every reader keeps its digits, as text beyond.
+fn index_value(index: i64) -> Value {
+    if index.unsigned_abs() <= EXACT_IN_JSON { json!(index) } else { json!(index.to_string()) }
+}
+
+fn index_text(index: &Value) -> String {
+    match index {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_beyond_two_to_the_53_keep_their_digits_as_text() {
+        assert_eq!(index_value(9_007_199_254_740_991), json!(9_007_199_254_740_991_i64));
+        assert_eq!(index_value(9_007_199_254_740_993), json!("9007199254740993"));
+        assert_eq!(index_value(i64::MIN), json!("-9223372036854775808"));
+    }
+}

@@ -71,8 +71,8 @@ pub enum TableMode {
     None,
 }
 
-/// `BACKUP_MODE`: the tables it names, in its order. A key is resolved against the source's
-/// catalogue by [`TableModes::resolve`], because a name may hold dots itself.
+/// `BACKUP_MODE`: the tables it names, in its order. A key is compared with the names of the
+/// catalogue, never split, because a name may hold dots itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableModes {
     entries: Vec<(String, TableMode)>,
@@ -138,7 +138,7 @@ impl TableModes {
 /// Reads a database setting; a missing or unusable one is a problem of `setting`.
 pub fn database(reader: &Reader<'_>, setting: &Setting) -> Option<Database> {
     let Some(text) = reader.optional(setting) else {
-        reader.problem(setting.name, "is not set; write postgres://user:password@host:5432/name");
+        reader.problem(setting.name, "is not set; write postgres://user@host:5432/name");
         return None;
     };
     match Database::parse(&text) {

@@ -1,5 +1,6 @@
 //! What a kind of job is: its queue, options, schedule, successor and handler.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,8 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use crate::config::{Reader, Setting};
-use crate::queue::{Backoff, JobOptions};
+use crate::config::{self, Reader, Setting};
+use crate::postgres::Database;
+use crate::queue::{Backoff, JobOptions, Keep};
 use crate::schedule::Schedule;
 
 /// A kind of job: one type, one file under `jobs/`.
@@ -37,7 +39,7 @@ pub trait JobKind: Send + Sync + Sized + 'static {
 
     /// Database that a run writes to. Runs that share one exclude each other, over all kinds and
     /// processes, by an advisory lock there.
-    fn writes_to(&self) -> Option<&crate::postgres::Database> {
+    fn writes_to(&self) -> Option<&Database> {
         None
     }
 
@@ -60,6 +62,28 @@ pub struct JobContext<P> {
     pub attempts: u32,
     /// Log, progress, and the order to stop.
     pub run: Run,
+    /// Where data for the next try is kept; nowhere when the step runs without a queue.
+    pub memory: Option<Arc<dyn Memory>>,
+}
+
+impl<P: Serialize> JobContext<P> {
+    /// Keeps `payload` as the job's data, so that a further try starts from it.
+    ///
+    /// # Errors
+    /// When the queue store does not take it.
+    pub async fn remember(&self, payload: &P) -> anyhow::Result<()> {
+        match &self.memory {
+            Some(memory) => memory.remember(serde_json::to_value(payload)?).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keeps a job's data between tries.
+#[async_trait::async_trait]
+pub trait Memory: Send + Sync {
+    /// Replaces the job's data.
+    async fn remember(&self, data: Value) -> anyhow::Result<()>;
 }
 
 /// How a run ended, when it did not fail.
@@ -73,22 +97,28 @@ pub enum Outcome {
     Refuse(String),
 }
 
-/// Tries and waits of every job, from `MAX_RETRY_COUNT` and `EXPONENTIAL_RETRY_DELAY`.
+/// Tries, waits and retention of every job of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Tries in all.
     pub attempts: u32,
     /// Base of the exponential back-off.
     pub base: Duration,
+    /// Completed jobs kept in each queue.
+    pub keep_completed: u64,
+    /// Failed jobs kept in each queue.
+    pub keep_failed: u64,
 }
 
 impl RetryPolicy {
-    /// Reads the two settings.
+    /// Reads the four settings.
     pub fn from_settings(reader: &Reader<'_>) -> Self {
-        let attempts = reader.integer(&crate::config::MAX_RETRY_COUNT, 1..=1000);
+        let attempts = reader.integer(&config::MAX_RETRY_COUNT, 1..=1000);
         RetryPolicy {
             attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-            base: reader.milliseconds(&crate::config::EXPONENTIAL_RETRY_DELAY, 0..=86_400_000),
+            base: reader.milliseconds(&config::EXPONENTIAL_RETRY_DELAY, 0..=86_400_000),
+            keep_completed: reader.integer(&config::KEEP_COMPLETED_JOBS, 1..=1_000_000),
+            keep_failed: reader.integer(&config::KEEP_FAILED_JOBS, 1..=1_000_000),
         }
     }
 
@@ -98,7 +128,136 @@ impl RetryPolicy {
         JobOptions {
             attempts: self.attempts,
             backoff: (!self.base.is_zero()).then(|| Backoff::exponential(self.base)),
+            remove_on_complete: Keep::Count(self.keep_completed),
+            remove_on_fail: Keep::Count(self.keep_failed),
             ..JobOptions::default()
         }
+    }
+}
+
+/// A kind as the list in `jobs.rs` declares it; nothing is read or connected.
+pub struct Declaration {
+    /// [`JobKind::NAME`].
+    pub name: &'static str,
+    /// [`JobKind::QUEUE`].
+    pub queue: &'static str,
+    /// [`JobKind::SUMMARY`].
+    pub summary: &'static str,
+    /// [`JobKind::THEN`].
+    pub then: Option<&'static str>,
+    /// [`JobKind::SETTINGS`].
+    pub settings: &'static [&'static Setting],
+    build: fn(&Reader<'_>) -> Kind,
+}
+
+impl Declaration {
+    /// Declares `K`.
+    #[must_use]
+    pub const fn of<K: JobKind>() -> Self {
+        Declaration {
+            name: K::NAME,
+            queue: K::QUEUE,
+            summary: K::SUMMARY,
+            then: K::THEN,
+            settings: K::SETTINGS,
+            build: |reader| Kind::of(K::from_settings(reader)),
+        }
+    }
+
+    /// Reads the kind's settings, noting every mistake in `reader`.
+    #[must_use]
+    pub fn build(&self, reader: &Reader<'_>) -> Kind {
+        (self.build)(reader)
+    }
+}
+
+/// A configured kind, ready to run jobs. Cheap to clone.
+#[derive(Clone)]
+pub struct Kind {
+    /// [`JobKind::NAME`].
+    pub name: &'static str,
+    /// [`JobKind::QUEUE`].
+    pub queue: &'static str,
+    /// [`JobKind::THEN`].
+    pub then: Option<&'static str>,
+    handler: Arc<dyn Handler>,
+}
+
+/// What differs from run to run, whatever the kind.
+pub struct Frame {
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// Tries in all.
+    pub attempts: u32,
+    /// Log, progress, and the order to stop.
+    pub run: Run,
+    /// Where data for the next try is kept.
+    pub memory: Option<Arc<dyn Memory>>,
+}
+
+impl Kind {
+    /// Wraps a configured kind.
+    pub fn of<K: JobKind>(kind: K) -> Self {
+        Kind { name: K::NAME, queue: K::QUEUE, then: K::THEN, handler: Arc::new(Typed(kind)) }
+    }
+
+    /// [`JobKind::schedule`].
+    #[must_use]
+    pub fn schedule(&self) -> Option<Schedule> {
+        self.handler.schedule()
+    }
+
+    /// [`JobKind::writes_to`].
+    #[must_use]
+    pub fn writes_to(&self) -> Option<Database> {
+        self.handler.writes_to()
+    }
+
+    /// [`JobKind::time_limit`].
+    #[must_use]
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.handler.time_limit()
+    }
+
+    /// Runs the handler on a job's data.
+    ///
+    /// # Errors
+    /// Whatever the handler fails with; data of the wrong shape is an [`Outcome::Refuse`].
+    pub async fn run(&self, data: Value, frame: Frame) -> anyhow::Result<Outcome> {
+        self.handler.run(data, frame).await
+    }
+}
+
+#[async_trait::async_trait]
+trait Handler: Send + Sync {
+    fn schedule(&self) -> Option<Schedule>;
+    fn writes_to(&self) -> Option<Database>;
+    fn time_limit(&self) -> Option<Duration>;
+    async fn run(&self, data: Value, frame: Frame) -> anyhow::Result<Outcome>;
+}
+
+struct Typed<K>(K);
+
+#[async_trait::async_trait]
+impl<K: JobKind> Handler for Typed<K> {
+    fn schedule(&self) -> Option<Schedule> {
+        self.0.schedule()
+    }
+
+    fn writes_to(&self) -> Option<Database> {
+        self.0.writes_to().cloned()
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        self.0.time_limit()
+    }
+
+    async fn run(&self, data: Value, frame: Frame) -> anyhow::Result<Outcome> {
+        let payload = match serde_json::from_value(data) {
+            Ok(payload) => payload,
+            Err(error) => return Ok(Outcome::Refuse(format!("the job's data is not what a `{}` job takes: {error}", K::NAME))),
+        };
+        let Frame { attempt, attempts, run, memory } = frame;
+        self.0.run(&JobContext { payload, attempt, attempts, run, memory }).await
     }
 }

@@ -103,17 +103,17 @@ impl Run {
 
     /// Logs a milestone.
     pub fn info(&self, message: impl Into<String>) {
-        self.log(tracing::Level::INFO, message.into(), Map::new());
+        self.log(tracing::Level::INFO, &message.into(), Map::new());
     }
 
     /// Logs that something was degraded or skipped.
     pub fn warn(&self, message: impl Into<String>) {
-        self.log(tracing::Level::WARN, message.into(), Map::new());
+        self.log(tracing::Level::WARN, &message.into(), Map::new());
     }
 
     /// Logs what a human must act on.
     pub fn error(&self, message: impl Into<String>) {
-        self.log(tracing::Level::ERROR, message.into(), Map::new());
+        self.log(tracing::Level::ERROR, &message.into(), Map::new());
     }
 
     /// Logs a milestone with fields, written as a JSON object: `json!({"table_name": …})`.
@@ -122,11 +122,11 @@ impl Run {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        self.log(tracing::Level::INFO, message.into(), fields);
+        self.log(tracing::Level::INFO, &message.into(), fields);
     }
 
-    fn log(&self, level: tracing::Level, message: String, fields: Map<String, Value>) {
-        let record = Record { level, message: redact::scrub(&message), fields };
+    fn log(&self, level: tracing::Level, message: &str, fields: Map<String, Value>) {
+        let record = Record { level, message: redact::scrub(message), fields };
         let mut all = self.inner.fields.clone();
         all.extend(record.fields.clone());
         crate::logging::emit(level, &record.message, &all);

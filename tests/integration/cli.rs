@@ -1,1 +1,203 @@
-//! (in progress)
+//! The command line as a person meets it: arguments, exit codes, messages.
+
+use std::process::{Command, Output};
+
+use crate::support::postgres::Cluster;
+use crate::support::redis::RedisServer;
+
+fn bullwork(directory: &std::path::Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bullwork"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program runs")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn empty() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn all_mistakes_of_the_configuration_are_told_in_one_message() {
+    let directory = empty();
+    let output = bullwork(
+        directory.path(),
+        &[
+            ("MAX_RETRY_COUNT", "0"),
+            ("EXPONENTIAL_RETRY_DELAY", "soon"),
+            ("SOURCE_DATABASE_URL", "mysql://u:topsecret@h/d"),
+            ("BACKUP_MODE", "{\"a\":1"),
+            ("SCHEDULE", "61 * * * *"),
+            ("NOTIFICATIONS", "nonsense"),
+            ("REDIS_URL", "http://x"),
+        ],
+        &["background"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let message = errors(&output);
+    for name in [
+        "MAX_RETRY_COUNT",
+        "EXPONENTIAL_RETRY_DELAY",
+        "SOURCE_DATABASE_URL",
+        "TARGET_DATABASE_URL",
+        "BACKUP_MODE",
+        "SCHEDULE",
+        "NOTIFICATIONS",
+        "REDIS_URL",
+    ] {
+        assert!(message.contains(&format!("  {name}: ")), "{name} is missing in: {message}");
+    }
+    assert!(message.contains("BACKUP_MODE should be a JSON value"), "{message}");
+    assert!(!message.contains("topsecret"), "{message}");
+}
+
+#[test]
+fn a_worker_needs_only_its_own_kinds_settings() {
+    let directory = empty();
+    let output = bullwork(directory.path(), &[("REDIS_URL", "redis://127.0.0.1:1")], &["worker", "notification"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = errors(&output);
+    assert!(message.contains("redis://127.0.0.1:1") && !message.contains("SOURCE_DATABASE_URL"), "{message}");
+}
+
+#[test]
+fn unknown_kinds_and_options_are_named_with_the_way_out() {
+    let directory = empty();
+    for arguments in [vec!["restart:full-replicaton"], vec!["worker", "nonsense"], vec!["run", "nonsense"]] {
+        let output = bullwork(directory.path(), &[], &arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(errors(&output).contains("the kinds are: full-replication, incremental-replication"), "{}", errors(&output));
+    }
+    let output = bullwork(directory.path(), &[], &["background", "--fast"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors(&output).contains("--fast"));
+}
+
+#[test]
+fn an_unreachable_redis_is_told_at_the_start() {
+    let directory = empty();
+    let output = bullwork(directory.path(), &[("REDIS_URL", "redis://:topsecret@127.0.0.1:1")], &["restart:notification"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = errors(&output);
+    assert!(message.contains("redis://:***@127.0.0.1:1") && message.contains("set REDIS_URL"), "{message}");
+    assert!(!message.contains("topsecret"), "{message}");
+}
+
+#[test]
+fn values_come_from_the_environment_then_the_file_then_the_default() {
+    let directory = empty();
+    std::fs::write(
+        directory.path().join(".env"),
+        "MAX_RETRY_COUNT=7\nAPP='my warehouse'\nSOURCE_DATABASE_URL=postgres://u:topsecret@h/d\n",
+    )
+    .unwrap();
+    let output = bullwork(directory.path(), &[("MAX_RETRY_COUNT", "8")], &["config", "show"]);
+    assert!(output.status.success());
+    let shown = text(&output);
+    let line = |name: &str| {
+        shown.lines().find(|l| l.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {shown}")).to_owned()
+    };
+    assert!(line("MAX_RETRY_COUNT").contains('8') && line("MAX_RETRY_COUNT").contains("environment"));
+    assert!(line("APP").contains("my warehouse") && line("APP").contains(".env"));
+    assert!(line("REDIS_URL").contains("default"));
+    assert!(shown.contains("postgres://u:***@h/d") && !shown.contains("topsecret"), "{shown}");
+
+    std::fs::write(directory.path().join(".env"), "PASSWORD=top\"secret value\n").unwrap();
+    let output = bullwork(directory.path(), &[], &["restart:notification"]);
+    let message = errors(&output);
+    assert!(message.contains(".env: ") && !message.contains("secret value"), "{message}");
+}
+
+#[test]
+fn sample_env_is_what_the_program_prints() {
+    let output = bullwork(empty().path(), &[], &["config", "sample"]);
+    let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/sample.env")).unwrap();
+    assert_eq!(text(&output), kept, "run `cargo run -- config sample > sample.env`");
+}
+
+#[test]
+fn the_sample_can_be_loaded_as_it_is() {
+    let directory = empty();
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/sample.env")).unwrap();
+    // Every commented default switched on.
+    let active: String = sample
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_uppercase()) && rest.contains('=') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    std::fs::write(directory.path().join(".env"), active).unwrap();
+    let output = bullwork(directory.path(), &[], &["config", "show"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(text(&output).contains("10 5 * * *"));
+}
+
+#[tokio::test]
+async fn doctor_tells_what_is_wrong_and_what_to_do() {
+    let cluster = Cluster::start();
+    cluster.create("production").await;
+    cluster.create("warehouse").await;
+    let redis = RedisServer::start();
+    let directory = empty();
+    let (source, target, store) = (cluster.url("production"), cluster.url("warehouse"), redis.url());
+    let good =
+        [("SOURCE_DATABASE_URL", source.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())];
+    let output = bullwork(directory.path(), &good, &["doctor"]);
+    assert!(output.status.success(), "{}{}", text(&output), errors(&output));
+    assert!(text(&output).contains("noeviction") && text(&output).contains("pg_dump"), "{}", text(&output));
+
+    let mut connection = redis.connection().await;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").query_async::<()>(&mut connection).await.unwrap();
+    let wrong = source.replace("correct", "wrong");
+    let output = bullwork(
+        directory.path(),
+        &[("SOURCE_DATABASE_URL", wrong.as_str()), ("TARGET_DATABASE_URL", target.as_str()), ("REDIS_URL", store.as_str())],
+        &["doctor"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output);
+    assert!(
+        shown.contains("CONFIG SET maxmemory-policy noeviction") && shown.contains("password authentication failed"),
+        "{shown}"
+    );
+    assert!(!shown.contains("horse"), "{shown}");
+}
+
+#[test]
+fn web_answers_healthz_on_its_port_until_it_is_told_to_stop() {
+    let port = crate::support::free_port();
+    let mut web = Command::new(env!("CARGO_BIN_EXE_bullwork"))
+        .arg("web")
+        .env_clear()
+        .env("PORT", port.to_string())
+        .current_dir(std::env::temp_dir())
+        .spawn()
+        .unwrap();
+    let url = format!("http://127.0.0.1:{port}/healthz");
+    let mut body = String::new();
+    for _ in 0..200 {
+        if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+            use std::io::{Read, Write};
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+            stream.read_to_string(&mut body).unwrap();
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(web.id().try_into().unwrap()), nix::sys::signal::Signal::SIGTERM);
+    let status = web.wait().unwrap();
+    assert!(body.starts_with("HTTP/1.1 200") && body.ends_with("ok\n"), "{url}: {body}");
+    assert!(status.success());
+}

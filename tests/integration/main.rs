@@ -1,16 +1,23 @@
 //! Everything that needs real servers. One binary, so that it links once; each test starts the
 //! servers it needs, on free ports (`support`).
 
+#![expect(unreachable_pub, reason = "one binary: everything in it is private to it anyway")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod support;
 
+mod bull;
 mod chain;
 mod cli;
 mod cron;
+mod disk_full;
+mod fixtures;
 mod full_replication;
 mod incremental_replication;
 mod layers;
 mod learning_content;
 mod notification;
+mod packaging;
 mod parse_logs;
 mod queue;
 mod repl;

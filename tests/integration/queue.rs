@@ -1,1 +1,10 @@
-//! (in progress)
+//! The queue against the wire format: what Redis holds and what is published after each operation.
+
+mod bench;
+mod events;
+mod hostile;
+mod operators;
+mod places;
+mod schedules;
+mod transitions;
+mod vectors;

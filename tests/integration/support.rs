@@ -1,5 +1,6 @@
 //! Throw-away servers for tests: started on free ports, gone when the test ends, however it ends.
 
+pub mod lines;
 pub mod postgres;
 pub mod redis;
 
@@ -13,7 +14,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Polls `done` every 20 ms; panics with `what` after `limit`.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut done: impl FnMut() -> F) {
+pub async fn eventually(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while start.elapsed() < limit {
         if done().await {

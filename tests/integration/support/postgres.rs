@@ -181,6 +181,44 @@ impl Cluster {
         self.launch(&[]);
     }
 
+    /// Uses up transaction numbers until `next` is the next one, as years of work would: in hops
+    /// short enough that old rows can be frozen behind each.
+    pub async fn spend_transactions(&mut self, next: u32) {
+        const HOP: u32 = 1_400_000_000;
+        let sql = "update pg_database set datallowconn = true";
+        self.client("postgres").await.batch_execute(sql).await.expect("the superuser may");
+        let mut at = 0;
+        while at < next {
+            at = next.min(at.saturating_add(HOP));
+            self.stop_in_order();
+            let mut reset = Command::new(programs().join("pg_resetwal"));
+            reset.args(["-x", &at.to_string(), "-D"]).arg(self.data()).stdout(Stdio::null());
+            as_server_user(&mut reset);
+            run(reset);
+            // The commit log's page for these numbers, which only a running server would have made.
+            let segment = self.data().join("pg_xact").join(format!("{:04X}", at / (8192 * 4 * 32)));
+            if !segment.exists() {
+                std::fs::write(&segment, vec![0_u8; 8192 * 32]).expect("the data directory is writable");
+                give_to_server_user(&segment);
+            }
+            self.launch(&[]);
+            let mut freeze = Command::new(programs().join("vacuumdb"));
+            freeze.args(["-a", "-q", "--freeze", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "owner"]);
+            freeze.env("PGPASSWORD", PASSWORD);
+            run(freeze);
+        }
+    }
+
+    fn stop_in_order(&mut self) {
+        self.server().signal(Signal::SIGINT);
+        let start = Instant::now();
+        while self.server.as_mut().is_some_and(Server::runs) {
+            assert!(start.elapsed() < Duration::from_secs(60), "postgres did not stop within 60 s: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.server = None;
+    }
+
     pub fn server(&self) -> &Server {
         self.server.as_ref().expect("the server runs")
     }

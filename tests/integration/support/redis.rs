@@ -67,10 +67,6 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn server(&self) -> &Server {
-        self.server.as_ref().expect("the server runs")
-    }
-
     /// A plain connection for looking at keys.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         redis::Client::open(self.url()).expect("a valid URL").get_multiplexed_async_connection().await.expect("redis answers")

@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# Installs what the scripts need and finds it. Source after say.sh; `root` is the repository.
+#
+# Only missing things are installed, by apt-get, as root or through sudo; elsewhere the message
+# says what to install. No service is started, stopped or changed:
+#
+# * PostgreSQL's Debian package makes and starts a cluster when it is installed for the first
+#   time; createcluster.conf tells it not to, and is written only where there is none yet.
+# * Redis's server package starts a service. Its program, however, comes with `redis-tools`, which
+#   has none: there it is called redis-check-rdb and serves when it is called redis-server.
+
+tools=${root:?}/target/tools
+export PATH="$tools:$PATH"
+cargo=${CARGO:-cargo}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif has sudo; then
+        sudo "$@"
+    else
+        die "this needs root and there is no sudo: $*"
+    fi
+}
+
+apt_updated=no
+# apt_install PACKAGE...: installs them; fails, with a message, where it cannot.
+apt_install() {
+    if ! has apt-get; then
+        say "apt-get is not here; install these yourself (Debian's names): $*"
+        return 1
+    fi
+    if ((EUID != 0)) && ! has sudo; then
+        say "not root, and no sudo; run as root: apt-get install $*"
+        return 1
+    fi
+    local log
+    log=$(mktemp)
+    note "installing $* ..."
+    if [[ $apt_updated == no ]]; then
+        as_root apt-get -qq -o DPkg::Lock::Timeout=300 update >"$log" 2>&1 || true
+        apt_updated=yes
+    fi
+    if as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" >>"$log" 2>&1; then
+        rm -f "$log"
+    else
+        tail -n 15 "$log" >&2
+        rm -f "$log"
+        say "could not install $*; try: apt-get update && apt-get install $*"
+        return 1
+    fi
+}
+
+# Directory of the newest PostgreSQL server's programs; PG_BIN overrides.
+postgres_programs() {
+    local candidates=() directory
+    [[ -n ${PG_BIN:-} ]] && candidates+=("$PG_BIN")
+    while read -r directory; do candidates+=("$directory/bin"); done < <(
+        find /usr/lib/postgresql /usr/local/pgsql /usr/pgsql-* /opt/homebrew/opt/postgresql@* -maxdepth 1 -name '[0-9]*' 2>/dev/null | sort -Vr
+    )
+    has initdb && candidates+=("$(dirname "$(readlink -f "$(command -v initdb)")")")
+    for directory in "${candidates[@]}"; do
+        if [[ -x $directory/initdb && -x $directory/postgres ]]; then
+            printf '%s\n' "$directory"
+            return
+        fi
+    done
+    return 1
+}
+
+need_cargo() {
+    has "$cargo" || die "cargo is not on PATH; get Rust from https://rustup.rs"
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    found=$("$cargo" --version | awk '{print $2}')
+    if [[ $(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1) != "$wanted" ]]; then
+        die "cargo $found is too old, $wanted or later is needed; run: rustup update"
+    fi
+    # Some crates compile C.
+    has cc || apt_install gcc libc6-dev || die "a C compiler is needed (Debian: gcc libc6-dev)"
+}
+
+need_postgres() {
+    if ! PG_BIN=$(postgres_programs); then
+        if has apt-get && [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
+            as_root mkdir -p /etc/postgresql-common
+            printf 'create_main_cluster = false\n' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+            note "wrote /etc/postgresql-common/createcluster.conf, so that installing PostgreSQL starts nothing"
+        fi
+        apt_install postgresql postgresql-client || die "a PostgreSQL server is needed (Debian: postgresql)"
+        PG_BIN=$(postgres_programs) || die "PostgreSQL's initdb is nowhere to be found; set PG_BIN to its directory"
+    fi
+    export PG_BIN
+    export PATH="$PG_BIN:$PATH"
+    # PostgreSQL does not run as root.
+    if ((EUID == 0)); then
+        id postgres >/dev/null 2>&1 || die "root needs a user \`postgres\` to run PostgreSQL as; run: adduser --system --group postgres"
+        has setpriv || apt_install util-linux || die "setpriv is needed to run PostgreSQL as another user than root (Debian: util-linux)"
+    fi
+}
+
+need_redis() {
+    has redis-server && has redis-cli && return
+    apt_install redis-tools || die "Redis is needed (Debian: redis-tools redis-server)"
+    has redis-server && return
+    mkdir -p "$tools"
+    if has redis-check-rdb; then
+        ln -sf "$(readlink -f "$(command -v redis-check-rdb)")" "$tools/redis-server"
+        redis-server --version 2>/dev/null | grep -q '^Redis server' && return
+        rm -f "$tools/redis-server"
+    fi
+    apt_install redis-server || die "Redis is needed (Debian: redis-server)"
+}
+
+need_shellcheck() { has shellcheck || apt_install shellcheck || die "shellcheck is needed (Debian: shellcheck)"; }
+
+# Node is for the tests against npm's bull only; they say so themselves when it is missing.
+want_node() { { has node && has npm; } || apt_install nodejs npm || note "without node and npm the tests against Bull itself are skipped"; }
+
+# Sets `test_runner` to nextest or, where that cannot be had, to cargo's own.
+need_test_runner() {
+    test_runner=nextest
+    if "$cargo" nextest --version >/dev/null 2>&1; then
+        return
+    fi
+    note "cargo-nextest is missing; building it takes some minutes, once (cargo install --locked cargo-nextest)"
+    if ! "$cargo" install --locked --quiet --root "$tools" cargo-nextest >&2; then
+        note "that failed: running the tests with cargo test"
+        # shellcheck disable=SC2034 # scripts/test reads it
+        test_runner=cargo
+    fi
+    export PATH="$tools/bin:$PATH"
+}

@@ -1,0 +1,176 @@
+//! The queues as an operator addresses them: by name, in one Redis, under one prefix.
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use crate::clock::Clock;
+use crate::config::{self, Reader};
+pub use crate::queue::{CancelOutcome, Counts, Job, State};
+use crate::queue::{NewJob, Queue};
+use crate::redis::Redis;
+use crate::worker::{Declaration, RetryPolicy};
+
+/// The queue store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    redis: Redis,
+    prefix: String,
+}
+
+impl Store {
+    /// The store that `REDIS_URL` and `QUEUE_PREFIX` name. Nothing is connected.
+    pub fn from_settings(reader: &Reader<'_>) -> Option<Self> {
+        let prefix = reader.text(&config::QUEUE_PREFIX);
+        match Redis::new(&reader.text(&config::REDIS_URL)) {
+            Ok(redis) => Some(Store { redis, prefix }),
+            Err(error) => {
+                reader.problem(config::REDIS_URL.name, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// The store at `url` under `prefix`.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn at(url: &str, prefix: &str) -> anyhow::Result<Self> {
+        Ok(Store { redis: Redis::new(url)?, prefix: prefix.to_owned() })
+    }
+
+    /// The URL without password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        self.redis.shown()
+    }
+
+    /// The Redis behind it.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// The queue called `name`.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Queue {
+        Queue::new(self.redis.clone(), &self.prefix, name, Clock::System)
+    }
+
+    /// Fails with what to do when Redis does not answer.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let mut connection = self.redis.connection().await.context("start Redis, or set REDIS_URL")?;
+        redis::cmd("PING")
+            .query_async::<()>(&mut *connection)
+            .await
+            .map_err(crate::redis::RedisError::from)
+            .with_context(|| format!("asking Redis at {}", self.shown()))
+    }
+
+    /// Adds one empty job with the standard options, as the scheduler does; returns its id.
+    ///
+    /// # Errors
+    /// When Redis does not take it.
+    pub async fn restart(&self, kind: &Declaration, policy: &RetryPolicy) -> anyhow::Result<String> {
+        let added = self.queue(kind.queue).add(&NewJob::unnamed(json!({}), policy.options())).await?;
+        Ok(added.id().to_owned())
+    }
+
+    /// How many jobs are in which state.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn counts(&self, queue: &str) -> anyhow::Result<Counts> {
+        Ok(self.queue(queue).counts().await?)
+    }
+
+    /// The jobs in `state`, from `start` to `end` (both included) in Bull's order for that state.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn list(&self, queue: &str, state: State, start: isize, end: isize) -> anyhow::Result<Vec<Job>> {
+        let ascending = !matches!(state, State::Completed | State::Failed);
+        Ok(self.queue(queue).jobs(&[state], start, end, ascending).await?)
+    }
+
+    /// One job with its state.
+    ///
+    /// # Errors
+    /// When there is no such job, or Redis does not answer.
+    pub async fn job(&self, queue: &str, id: &str) -> anyhow::Result<(Job, Option<State>)> {
+        let handle = self.queue(queue);
+        let Some(job) = handle.job(id).await? else { bail!("queue `{queue}` has no job `{id}`") };
+        Ok((job, handle.state(id).await?))
+    }
+
+    /// The job's log lines, oldest first.
+    ///
+    /// # Errors
+    /// When there is no such job, or Redis does not answer.
+    pub async fn logs(&self, queue: &str, id: &str) -> anyhow::Result<Vec<String>> {
+        self.job(queue, id).await?;
+        Ok(self.queue(queue).logs(id, 0, -1).await?)
+    }
+
+    /// Puts a failed job back to wait.
+    ///
+    /// # Errors
+    /// When the job is not failed, or Redis does not answer.
+    pub async fn retry(&self, queue: &str, id: &str) -> anyhow::Result<()> {
+        self.job(queue, id).await?;
+        self.queue(queue).retry(id).await.with_context(|| format!("retrying job `{id}` of `{queue}`"))
+    }
+
+    /// Puts all failed jobs back to wait; returns how many.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn retry_all_failed(&self, queue: &str) -> anyhow::Result<u64> {
+        Ok(self.queue(queue).retry_all_failed().await?)
+    }
+
+    /// Lets a delayed job run now.
+    ///
+    /// # Errors
+    /// When the job is not delayed, or Redis does not answer.
+    pub async fn promote(&self, queue: &str, id: &str) -> anyhow::Result<()> {
+        self.job(queue, id).await?;
+        self.queue(queue).promote(id).await.with_context(|| format!("promoting job `{id}` of `{queue}`"))
+    }
+
+    /// Removes a job that is not running.
+    ///
+    /// # Errors
+    /// When the job runs, is not there, or Redis does not answer.
+    pub async fn remove(&self, queue: &str, id: &str) -> anyhow::Result<()> {
+        self.job(queue, id).await?;
+        self.queue(queue).remove(id).await.with_context(|| format!("removing job `{id}` of `{queue}`"))
+    }
+
+    /// Cancels a job: a running one is told to stop, any other that is not finished fails at once.
+    ///
+    /// # Errors
+    /// When the job is finished already, is not there, or Redis does not answer.
+    pub async fn cancel(&self, queue: &str, id: &str, by: &str) -> anyhow::Result<CancelOutcome> {
+        self.job(queue, id).await?;
+        self.queue(queue).request_cancel(id, by).await.with_context(|| format!("cancelling job `{id}` of `{queue}`"))
+    }
+
+    /// Stops new jobs from being taken, in all processes.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn pause(&self, queue: &str) -> anyhow::Result<()> {
+        Ok(self.queue(queue).pause().await?)
+    }
+
+    /// Lets jobs be taken again.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn resume(&self, queue: &str) -> anyhow::Result<()> {
+        Ok(self.queue(queue).resume().await?)
+    }
+}

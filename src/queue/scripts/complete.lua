@@ -1,0 +1,35 @@
+-- Completes a job and adds its successor, both or neither (wire format 6.6 and 6.1).
+--
+-- KEYS  1-11 the queue, 12 job, 13 lock, 14 order to cancel, then with a successor: 15-25 its queue
+-- ARGV  1-3 header, 4 id, 5 token, 6 result as JSON, 7 message, 8 count and 9 age to keep,
+--       with a successor: 10 prefix and 11 publisher of its queue, 12-19 the job (see `insert`)
+-- before: job active, locked by the token
+-- after:  job in completed with returnvalue and finishedOn (or gone, by its retention), successor in its line
+-- answers {0} done, {1, id} done and successor added, {2, id} done and the successor's id was there already
+local q = open_queue(1, ARGV[1], ARGV[2])
+local id = ARGV[4]
+local successor = ARGV[10] and open_queue(15, ARGV[10], ARGV[11])
+local wrong = mistyped(q) or successor and mistyped(successor)
+if wrong then
+  return {WRONG_TYPE, wrong}
+end
+local code = ownership(KEYS[12], KEYS[13], ARGV[5])
+if code < 0 then
+  return {code}
+end
+-- The successor's counter may hold no number, which fails: so it comes before the first write here.
+local next_id, added
+if successor and redis.call('LPOS', q.active, id) then
+  next_id, added = insert(successor, 12)
+end
+code = leave_active(q, id, KEYS[13])
+if code < 0 then
+  return {code}
+end
+finish(q, q.completed, id, ARGV[3], 'returnvalue', ARGV[6], tonumber(ARGV[8]), tonumber(ARGV[9]))
+redis.call('DEL', KEYS[14])
+redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
+if successor then
+  return {added and 1 or 2, next_id}
+end
+return {0}

@@ -1,0 +1,94 @@
+//! Taking a job, and keeping it (wire format §6.4, §6.5).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::job::Job;
+use super::{Queue, QueueError, scripts};
+
+/// Whether a job may be taken while another one is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Only when nothing is active, over all processes: the queue runs one job at a time.
+    Sequential,
+    /// In any case.
+    Any,
+}
+
+/// What a look at the line brought.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Taken {
+    /// A job, active and locked now.
+    Job(Box<Job>),
+    /// Nothing waits, or the queue is paused.
+    Empty,
+    /// Something waits, but another job is active.
+    Busy,
+}
+
+/// Whether the run still owns its job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It does, for another lock period.
+    Held,
+    /// It does, but somebody, named here, ordered to cancel the job.
+    HeldButCancelRequested(String),
+    /// It does not; the run must stop without touching anything more.
+    Lost,
+}
+
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
+
+impl Queue {
+    /// Takes the next job for the run that `token` names, and locks it. Does not wait.
+    ///
+    /// When the connection breaks during the call, the job may have been taken: it comes back when
+    /// its lock has run out ([`Queue::recover_stalled`]).
+    ///
+    /// # Errors
+    /// [`QueueError::WrongType`], or Redis's.
+    pub async fn take(&self, token: &str, lock: Duration, admission: Admission) -> Result<Taken, QueueError> {
+        loop {
+            let mut call = self.call(&scripts::TAKE);
+            call.arg(token)
+                .arg(milliseconds(lock))
+                .arg(u8::from(admission == Admission::Sequential))
+                // As Bull: told once after the last job, not at every look.
+                .arg(u8::from(self.took_some().load(Ordering::Relaxed)));
+            let mut answer = self.run("", &call).await?;
+            match answer.code {
+                0 => {
+                    self.took_some().store(false, Ordering::Relaxed);
+                    return Ok(Taken::Empty);
+                }
+                1 => return Ok(Taken::Busy),
+                2 => {
+                    self.took_some().store(true, Ordering::Relaxed);
+                    let id = answer.text()?;
+                    let job = Job::from_fields(&id, &answer.texts()).ok_or(QueueError::Missing(id))?;
+                    return Ok(Taken::Job(Box::new(job)));
+                }
+                // It dropped a thousand ids without a job.
+                _ => {}
+            }
+        }
+    }
+
+    /// Keeps the job for another `lock`, and learns whether it is to be cancelled.
+    ///
+    /// # Errors
+    /// Redis's. They do not mean that the lock is lost: try again until it must have run out.
+    pub async fn renew(&self, id: &str, token: &str, lock: Duration) -> Result<Renewed, QueueError> {
+        let mut call = self.call(&scripts::RENEW);
+        call.key(self.keys().lock(id)).key(self.keys().cancel(id));
+        call.arg(id).arg(token).arg(milliseconds(lock));
+        let mut answer = self.run(id, &call).await?;
+        Ok(match answer.code {
+            0 => Renewed::Lost,
+            2 => Renewed::HeldButCancelRequested(answer.text()?),
+            _ => Renewed::Held,
+        })
+    }
+}
