@@ -11,7 +11,8 @@ use super::archive::Entry;
 use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::dump;
 use super::tables::{self, SourceIndex, SourceKey, SourceTable};
-use crate::postgres::{Database, Doing, PostgresError};
+use crate::postgres::same::same_database;
+use crate::postgres::{Connection, Database, Doing};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -50,8 +51,8 @@ pub(super) struct Servers {
 pub(super) async fn check_servers(
     run: &Run,
     databases: (&Database, &Database),
-    source: &Client,
-    target: &Client,
+    source: &Connection,
+    target: &Connection,
 ) -> anyhow::Result<Servers> {
     const SERVER: &str = "select pg_is_in_recovery(), current_setting('server_version_num')::int";
     let (from, to) = databases;
@@ -64,7 +65,7 @@ pub(super) async fn check_servers(
     let row = target.query_one(SERVER, &[]).await.doing(|| format!("asking {to} what it is"))?;
     let (recovering, target_version): (bool, i32) = (row.get(0), row.get(1));
     anyhow::ensure!(!recovering, "the target {to} is in recovery and cannot be written; set TARGET_DATABASE_URL to the primary");
-    if is_same_database(source, target).await? {
+    if same_database(target, source).await? {
         return Err(Refused(format!(
             "source and target are one database ({from} and {to}); a full replication would drop what it copies; correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL"
         ))
@@ -79,20 +80,6 @@ pub(super) async fn check_servers(
         ));
     }
     Ok(servers)
-}
-
-/// Two URLs may lead to one database by different names, so it is tried: a lock taken there is
-/// looked for here.
-async fn is_same_database(source: &Client, target: &Client) -> Result<bool, PostgresError> {
-    let doing = || "comparing source and target".to_owned();
-    let key = i64::from_ne_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("a UUID has 16 bytes"));
-    target.execute("select pg_advisory_lock($1)", &[&key]).await.doing(doing)?;
-    const SEEN: &str = "select exists (select from pg_locks where locktype = 'advisory' and granted and objsubid = 1 \
-                        and database = (select oid from pg_database where datname = current_database()) \
-                        and (classid::bigint << 32 | objid::bigint) = $1)";
-    let seen = source.query_one(SEEN, &[&key]).await.doing(doing)?.get(0);
-    target.execute("select pg_advisory_unlock($1)", &[&key]).await.doing(doing)?;
-    Ok(seen)
 }
 
 impl Source {
