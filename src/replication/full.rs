@@ -3,7 +3,7 @@
 //! Rows go from `COPY … TO STDOUT` straight into `COPY … FROM STDIN`, several tables at a time, all
 //! in one exported snapshot of the source; no file is written and memory does not grow with the
 //! database. Definitions come from `pg_dump --schema-only` in the same snapshot and are chosen by
-//! identity ([`archive`]), indexes and keys are built behind the rows ([`build`]).
+//! identity (`archive`), indexes and keys are built behind the rows (`build`).
 //!
 //! ```text
 //! checks ─ definitions ─┬─ one transaction: drop what is replaced, make what the source has
@@ -15,8 +15,11 @@
 //!
 //! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
 //! functions that the source does not have are left alone, or stored and made again when they
-//! stand over a replaced table ([`drops`], [`saved`]). Row counts of both sides are compared for
-//! every table. A table on the target holds all rows of the snapshot or none.
+//! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
+//! every table. A table on the target holds all rows of the snapshot or none: readers see it empty
+//! from that transaction's commit until its own copy is committed.
+//!
+//! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.
 //!
 //! **Needs** `pg_dump` of the source's version or newer; SELECT on the source's tables; on the target
 //! CREATE and the ownership of what is replaced. Two runs at once into one target must be
@@ -38,6 +41,7 @@ mod saved;
 mod session;
 mod source;
 mod state;
+mod tables;
 mod target;
 
 use std::collections::HashSet;

@@ -14,9 +14,9 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
-use super::catalog::{SourceIndex, SourceTable};
 use super::copy::{Copied, copy};
 use super::session::Sessions;
+use super::tables::{SourceIndex, SourceTable};
 use crate::postgres::{Connection, Doing};
 use crate::worker::Run;
 

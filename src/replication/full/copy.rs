@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::Client;
 
-use super::catalog::SourceTable;
+use super::tables::SourceTable;
 use crate::postgres::{Doing, explain, quote_identifier};
 
 /// Bytes gathered before they are sent; at most twice this is held for each worker, besides one row.

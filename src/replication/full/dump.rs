@@ -36,7 +36,7 @@ pub async fn find(directory: Option<&Path>) -> Option<PgDump> {
         None => {
             // Debian's /usr/bin/pg_dump is a wrapper that chooses a version by itself, so real
             // programs come first and win when the versions are equal.
-            for root in ["/usr/lib/postgresql", "/usr/local/pgsql", "/usr"] {
+            for root in ["/usr/lib/postgresql", "/usr/local", "/usr"] {
                 places.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path().join("bin")));
             }
             places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));

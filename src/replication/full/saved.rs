@@ -7,7 +7,8 @@
 
 use tokio_postgres::Client;
 
-use super::catalog::{Graph, Node, PG_PROC, PlainIndex};
+use super::catalog::{Graph, Node, PG_PROC};
+use super::tables::PlainIndex;
 use crate::postgres::{Doing, PostgresError, explain};
 use crate::worker::Run;
 

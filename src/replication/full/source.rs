@@ -8,9 +8,11 @@ use tokio_postgres::Client;
 
 use super::Refused;
 use super::archive::Entry;
-use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS, SourceIndex, SourceKey, SourceTable};
+use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::dump;
-use crate::postgres::{Database, Doing, PostgresError};
+use super::tables::{self, SourceIndex, SourceKey, SourceTable};
+use crate::postgres::same::same_database;
+use crate::postgres::{Connection, Database, Doing};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -49,8 +51,8 @@ pub(super) struct Servers {
 pub(super) async fn check_servers(
     run: &Run,
     databases: (&Database, &Database),
-    source: &Client,
-    target: &Client,
+    source: &Connection,
+    target: &Connection,
 ) -> anyhow::Result<Servers> {
     const SERVER: &str = "select pg_is_in_recovery(), current_setting('server_version_num')::int";
     let (from, to) = databases;
@@ -63,7 +65,7 @@ pub(super) async fn check_servers(
     let row = target.query_one(SERVER, &[]).await.doing(|| format!("asking {to} what it is"))?;
     let (recovering, target_version): (bool, i32) = (row.get(0), row.get(1));
     anyhow::ensure!(!recovering, "the target {to} is in recovery and cannot be written; set TARGET_DATABASE_URL to the primary");
-    if is_same_database(source, target).await? {
+    if same_database(target, source).await? {
         return Err(Refused(format!(
             "source and target are one database ({from} and {to}); a full replication would drop what it copies; correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL"
         ))
@@ -78,20 +80,6 @@ pub(super) async fn check_servers(
         ));
     }
     Ok(servers)
-}
-
-/// Two URLs may lead to one database by different names, so it is tried: a lock taken there is
-/// looked for here.
-async fn is_same_database(source: &Client, target: &Client) -> Result<bool, PostgresError> {
-    let doing = || "comparing source and target".to_owned();
-    let key = i64::from_ne_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("a UUID has 16 bytes"));
-    target.execute("select pg_advisory_lock($1)", &[&key]).await.doing(doing)?;
-    const SEEN: &str = "select exists (select from pg_locks where locktype = 'advisory' and granted and objsubid = 1 \
-                        and database = (select oid from pg_database where datname = current_database()) \
-                        and (classid::bigint << 32 | objid::bigint) = $1)";
-    let seen = source.query_one(SEEN, &[&key]).await.doing(doing)?.get(0);
-    target.execute("select pg_advisory_unlock($1)", &[&key]).await.doing(doing)?;
-    Ok(seen)
 }
 
 impl Source {
@@ -120,7 +108,7 @@ impl Source {
                 .into());
             }
         }
-        let mut tables = catalog::tables(session).await?;
+        let mut tables = tables::tables(session).await?;
         tables.retain(|t| {
             t.name.schema != OWN_SCHEMA
                 && !kept_oids.contains(&t.oid)
@@ -133,7 +121,7 @@ impl Source {
             unreadable.join(", ")
         );
         tables.sort_by_key(|t| std::cmp::Reverse(t.size));
-        let plain = catalog::plain_indexes(session).await?;
+        let plain = tables::plain_indexes(session).await?;
         let own = graph.nodes.values().filter(|n| !n.extension && n.schema.as_deref() != Some(OWN_SCHEMA));
         let keys = own.clone().map(catalog::Node::key).collect();
         let relations = own.filter(|n| n.is_relation()).map(|n| (n.table_name(), n.kind.clone())).collect();
@@ -141,14 +129,14 @@ impl Source {
             keys,
             relations,
             tables,
-            indexes: catalog::indexes(session).await?,
+            indexes: tables::indexes(session).await?,
             index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
             index_names: plain.into_iter().map(|i| i.name).collect(),
-            foreign_keys: catalog::foreign_keys(session).await?,
+            foreign_keys: tables::foreign_keys(session).await?,
             entries: Vec::new(),
             kept,
             kept_oids,
-            unpopulated: catalog::unpopulated(session).await?,
+            unpopulated: tables::unpopulated(session).await?,
             graph,
         })
     }
@@ -168,7 +156,7 @@ impl Source {
         }
         let Some(program) = program else { anyhow::bail!("pg_dump is missing") };
         let unreadable: Vec<TableName> =
-            catalog::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
+            tables::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
         self.entries = dump::definitions(&program, database, snapshot, &unreadable).await?;
         Ok(())
     }

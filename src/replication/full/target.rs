@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio_postgres::{Client, Transaction};
 
 use super::archive::{Entry, Section};
-use super::catalog::{self, Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
+use super::catalog::{Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
 use super::drops::{self, DropPlan, Known};
 use super::source::Source;
-use super::{saved, state};
+use super::{saved, state, tables};
 use crate::postgres::{Doing, PostgresError, explain, quote_literal};
 use crate::replication::settings::TableName;
 use crate::worker::Run;
@@ -281,7 +281,7 @@ pub(super) async fn rebuild<'s>(
     // Indexes count as somebody's own once a run of ours has recorded which ones are not: the
     // system before us left its own behind.
     if recorded.iter().any(|(kind, _)| kind == "index") {
-        for index in catalog::plain_indexes(tx.client()).await? {
+        for index in tables::plain_indexes(tx.client()).await? {
             let key = ("index".to_owned(), index.identity.clone());
             let of_source = source.index_names.contains(&index.name) || recorded.contains(&key);
             if plan.replaced.contains(&(PG_CLASS, index.table)) && !of_source && !own_indexes.contains(&index.name) {
@@ -372,7 +372,7 @@ async fn lock(tx: &Transaction<'_>, source: &Source, graph: &Graph, own_views: &
     if !tables.is_empty() {
         let sql = format!("lock table {} in access exclusive mode", tables.join(", "));
         tx.batch_execute(&sql).await.doing(|| {
-            "locking the tables that are replaced (who holds them: select * from pg_stat_activity where wait_event_type = 'Client')"
+            "locking the tables that are replaced (after 300 s we give up; pg_locks and pg_stat_activity tell who holds them)"
                 .to_owned()
         })?;
     }

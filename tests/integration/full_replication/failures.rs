@@ -274,3 +274,28 @@ async fn no_password_stands_in_arguments_and_no_file_is_left() {
     assert!(arguments.contains("--schema-only") && arguments.contains("--snapshot="), "{arguments}");
     assert!(!arguments.contains("horse") && !arguments.contains("postgres://") && !arguments.contains("--file"), "{arguments}");
 }
+
+#[tokio::test]
+async fn a_full_disk_on_the_target_names_the_table_and_the_next_run_repairs() {
+    let mut world = World::new().await;
+    let warehouse = Cluster::start();
+    world.target = warehouse.create("to").await;
+    world.config.target = Database::parse(&warehouse.url("to")).unwrap();
+    world.on_source(SLOW).await;
+    world.on_target(YESTERDAY).await;
+    // A limit on the size of files stands in for a full disk: the server cannot extend a table.
+    let limit = |bytes: &str| {
+        let pid = format!("--pid={}", warehouse.server().pid());
+        let mut prlimit = std::process::Command::new("prlimit");
+        prlimit.args([&pid, &format!("--fsize={bytes}:unlimited")]);
+        crate::support::postgres::as_server_user(&mut prlimit);
+        assert!(prlimit.status().expect("prlimit (util-linux) is installed").success());
+    };
+    limit("12000000");
+    let error = world.fail().await;
+    assert!(error.contains("writing table `large` on the target: could not extend file"), "{error}");
+    assert!(error.contains("target incomplete: ") && error.contains(" of 3 tables; run restart:full-replication"), "{error}");
+    limit("unlimited");
+    world.run().await;
+    world.assert_same_rows(&[]).await;
+}

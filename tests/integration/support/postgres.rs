@@ -37,7 +37,8 @@ pub fn programs() -> PathBuf {
     found.pop().map(|(_, bin)| bin).expect("PostgreSQL is installed (scripts/test installs it)")
 }
 
-fn as_server_user(command: &mut Command) {
+/// Has `command` run as the user that owns the servers.
+pub fn as_server_user(command: &mut Command) {
     if nix::unistd::geteuid().is_root() {
         let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user `postgres` exists");
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());

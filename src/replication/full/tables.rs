@@ -1,0 +1,258 @@
+//! The source's tables, indexes and keys: what is copied, and what is built behind it.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::Client;
+
+use crate::postgres::{Doing, PostgresError};
+use crate::replication::settings::TableName;
+
+/// A table whose rows are copied.
+#[derive(Clone, Debug)]
+pub(super) struct SourceTable {
+    pub(super) oid: u32,
+    pub(super) name: TableName,
+    /// Columns that hold data of their own: no generated ones.
+    pub(super) columns: Vec<String>,
+    /// Bytes on disk, for the order of work.
+    pub(super) size: i64,
+    /// Every column's binary form means the same on another server.
+    pub(super) binary: bool,
+    /// We may read it, and row-level security hides nothing from us.
+    pub(super) readable: bool,
+}
+
+const TABLES: &str = r#"
+select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select') and not row_security_active(c.oid),
+       coalesce(array_agg(a.attname::text order by a.attnum) filter (where a.attnum is not null), '{}'),
+       coalesce(array_agg(a.atttypid order by a.attnum) filter (where a.attnum is not null), '{}')
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+ where c.relkind = 'r' and c.relpersistence <> 't' and c.oid >= 16384
+ group by 1, 2, 3, 4, 5
+"#;
+
+const TYPES: &str = "select t.oid, t.typtype::text, t.typbasetype, t.typelem, t.typsend <> 0 and t.typreceive <> 0, \
+                     coalesce(r.rngsubtype, 0::oid), e.oid is not null \
+                     from pg_type t left join pg_range r on r.rngtypid = t.oid left join pg_type e on e.typarray = t.oid \
+                     where t.typtype <> 'c'";
+
+/// The source's ordinary tables, partitions among them.
+pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, PostgresError> {
+    let doing = || "reading the source's tables".to_owned();
+    let types: HashMap<u32, Type> = client
+        .query(TYPES, &[])
+        .await
+        .doing(doing)?
+        .into_iter()
+        .map(|row| {
+            let sort: &str = row.get(1);
+            let kind = Type {
+                sort: sort.chars().next().unwrap_or('b'),
+                base: row.get(2),
+                element: if row.get(6) { row.get(3) } else { 0 },
+                sendable: row.get(4),
+                subtype: row.get(5),
+            };
+            (row.get(0), kind)
+        })
+        .collect();
+    let rows = client.query(TABLES, &[]).await.doing(doing)?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let column_types: Vec<u32> = row.get(6);
+            SourceTable {
+                oid: row.get(0),
+                name: TableName { schema: row.get(1), name: row.get(2) },
+                size: row.get(3),
+                readable: row.get(4),
+                columns: row.get(5),
+                binary: column_types.iter().all(|t| portable(*t, &types)),
+            }
+        })
+        .collect())
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Type {
+    sort: char,
+    base: u32,
+    element: u32,
+    sendable: bool,
+    subtype: u32,
+}
+
+/// The first oid that belongs to a user's object; below it, oids are equal on every server.
+const FIRST_USER_OID: u32 = 16384;
+/// regproc, regprocedure, regoper, regoperator, regclass, regtype, regconfig, regdictionary,
+/// regnamespace, regrole, regcollation: their binary form is an oid of *this* server.
+const OIDS_IN_DISGUISE: &[u32] = &[24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
+
+/// Whether the binary form of a type can be read by another server with the same definitions.
+/// Arrays and composites carry the oids of their parts' types, which differ for users' types.
+fn portable(oid: u32, types: &HashMap<u32, Type>) -> bool {
+    let Some(kind) = types.get(&oid) else { return false };
+    if !kind.sendable || OIDS_IN_DISGUISE.contains(&oid) {
+        return false;
+    }
+    match kind.sort {
+        'd' => portable(kind.base, types),
+        'e' => true,
+        'r' => portable(kind.subtype, types),
+        'm' => oid < FIRST_USER_OID,
+        _ if kind.element != 0 => kind.element < FIRST_USER_OID && portable(kind.element, types),
+        _ => true,
+    }
+}
+
+/// An index on an ordinary table or a materialized view.
+#[derive(Clone, Debug)]
+pub(super) struct SourceIndex {
+    pub(super) oid: u32,
+    pub(super) name: String,
+    pub(super) definition: String,
+    /// The primary key or unique constraint that it carries: oid and how to attach it.
+    pub(super) constraint: Option<(u32, String)>,
+    /// CLUSTER mark, replica identity, statistics targets.
+    pub(super) marks: Vec<String>,
+}
+
+const INDEXES: &str = r#"
+select i.indrelid, i.indexrelid, ic.relname::text, pg_get_indexdef(i.indexrelid), k.oid,
+       case when k.oid is not null then format('alter table %I.%I add constraint %I %s using index %I%s%s', n.nspname, c.relname, k.conname,
+              case k.contype when 'p' then 'primary key' else 'unique' end, ic.relname,
+              case when k.condeferrable then ' deferrable' else '' end, case when k.condeferred then ' initially deferred' else '' end) end,
+       array_remove(array[
+         case when i.indisclustered then format('alter table %I.%I cluster on %I', n.nspname, c.relname, ic.relname) end,
+         case when i.indisreplident then format('alter table only %I.%I replica identity using index %I', n.nspname, c.relname, ic.relname) end,
+         (select string_agg(format('alter index %I.%I alter column %s set statistics %s', n.nspname, ic.relname, a.attnum, a.attstattarget), '; ')
+            from pg_attribute a where a.attrelid = i.indexrelid and a.attstattarget >= 0)
+       ], null)
+  from pg_index i join pg_class ic on ic.oid = i.indexrelid join pg_class c on c.oid = i.indrelid
+  join pg_namespace n on n.oid = c.relnamespace join pg_am am on am.oid = ic.relam
+  left join pg_constraint k on k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x') and k.conrelid = i.indrelid
+ where c.relkind in ('r', 'm') and i.indexrelid >= 16384 and i.indisvalid
+   and (k.oid is null or (k.contype in ('p', 'u') and am.amname = 'btree'))
+ order by i.indexrelid
+"#;
+
+/// Indexes by the oid of their table. Those of exclusion constraints and of partitioned tables are
+/// not among them: the archive's definitions make these.
+pub(super) async fn indexes(client: &Client) -> Result<HashMap<u32, Vec<SourceIndex>>, PostgresError> {
+    let mut found: HashMap<u32, Vec<SourceIndex>> = HashMap::new();
+    for row in client.query(INDEXES, &[]).await.doing(|| "reading the source's indexes".to_owned())? {
+        let constraint: Option<u32> = row.get(4);
+        let attach: Option<String> = row.get(5);
+        found.entry(row.get(0)).or_default().push(SourceIndex {
+            oid: row.get(1),
+            name: row.get(2),
+            definition: row.get(3),
+            constraint: constraint.zip(attach),
+            marks: row.get(6),
+        });
+    }
+    Ok(found)
+}
+
+/// An index that carries no constraint and is no partition's part of another.
+#[derive(Clone, Debug)]
+pub(super) struct PlainIndex {
+    pub(super) oid: u32,
+    pub(super) table: u32,
+    pub(super) name: TableName,
+    /// As the server tells it; the kind is `index`.
+    pub(super) identity: String,
+}
+
+const PLAIN_INDEXES: &str = r#"
+select i.indexrelid, i.indrelid, n.nspname::text, c.relname::text, (pg_identify_object('pg_class'::regclass, i.indexrelid, 0)).identity
+  from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+ where i.indexrelid >= 16384 and i.indisvalid and n.nspname <> 'pg_toast'
+   and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x'))
+   and not exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
+"#;
+
+/// A database's plain indexes.
+pub(super) async fn plain_indexes(client: &Client) -> Result<Vec<PlainIndex>, PostgresError> {
+    let rows = client.query(PLAIN_INDEXES, &[]).await.doing(|| "reading indexes".to_owned())?;
+    let index = |row: tokio_postgres::Row| PlainIndex {
+        oid: row.get(0),
+        table: row.get(1),
+        name: TableName { schema: row.get(2), name: row.get(3) },
+        identity: row.get(4),
+    };
+    Ok(rows.into_iter().map(index).collect())
+}
+
+/// Materialized views that were never filled.
+pub(super) async fn unpopulated(client: &Client) -> Result<HashSet<u32>, PostgresError> {
+    let rows = client.query("select oid from pg_class where relkind = 'm' and not relispopulated", &[]).await;
+    Ok(rows.doing(|| "reading the source's materialized views".to_owned())?.into_iter().map(|row| row.get(0)).collect())
+}
+
+/// A foreign key of the source.
+#[derive(Clone, Debug)]
+pub(super) struct SourceKey {
+    pub(super) oid: u32,
+    pub(super) table: TableName,
+    pub(super) name: String,
+    /// Makes it without looking at the rows where that is possible.
+    pub(super) add: String,
+    /// Checks the rows afterwards, where `add` did not.
+    pub(super) validate: Option<String>,
+}
+
+const FOREIGN_KEYS: &str = r#"
+select k.oid, n.nspname::text, c.relname::text, k.conname::text,
+       format('alter table %s%I.%I add constraint %I %s%s', case c.relkind when 'r' then 'only ' else '' end, n.nspname, c.relname,
+              k.conname, pg_get_constraintdef(k.oid), case when c.relkind = 'r' and k.convalidated then ' not valid' else '' end),
+       case when c.relkind = 'r' and k.convalidated then
+            format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+ where k.contype = 'f' and k.conparentid = 0 and k.oid >= 16384
+ order by pg_table_size(c.oid) desc, k.oid
+"#;
+
+/// Foreign keys, those of the largest tables first. A partitioned table's key cannot be made
+/// without looking at the rows (before PostgreSQL 18).
+pub(super) async fn foreign_keys(client: &Client) -> Result<Vec<SourceKey>, PostgresError> {
+    let rows = client.query(FOREIGN_KEYS, &[]).await.doing(|| "reading the source's foreign keys".to_owned())?;
+    Ok(rows
+        .into_iter()
+        .map(|row| SourceKey {
+            oid: row.get(0),
+            table: TableName { schema: row.get(1), name: row.get(2) },
+            name: row.get(3),
+            add: row.get(4),
+            validate: row.get(5),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binary_is_refused_for_what_carries_oids() {
+        let base = |sendable| Type { sort: 'b', base: 0, element: 0, sendable, subtype: 0 };
+        let types = HashMap::from([
+            (23, base(true)),
+            (2205, base(true)),
+            (1033, base(false)),
+            (1007, Type { element: 23, ..base(true) }),
+            (2210, Type { element: 2205, ..base(true) }),
+            (20000, Type { sort: 'e', ..base(true) }),
+            (20001, Type { element: 20000, ..base(true) }),
+            (20002, Type { sort: 'd', base: 20001, ..base(true) }),
+            (20003, Type { sort: 'd', base: 1007, ..base(true) }),
+            (20004, Type { sort: 'r', subtype: 23, ..base(true) }),
+        ]);
+        let portable: Vec<u32> = [23, 2205, 1033, 1007, 2210, 20000, 20001, 20002, 20003, 20004, 99999]
+            .into_iter()
+            .filter(|t| portable(*t, &types))
+            .collect();
+        assert_eq!(portable, [23, 1007, 20000, 20003, 20004]);
+    }
+}
