@@ -110,12 +110,7 @@ impl Pool<'_> {
 
     async fn worker(&self) -> anyhow::Result<()> {
         let mut source = None;
-        let mut target = self.sessions.target().await?;
-        if self.workers > 1 {
-            // The workers are the parallelism; the server's own costs 1.3 times the CPU.
-            let sql = "set max_parallel_maintenance_workers = 0";
-            target.batch_execute(sql).await.doing(|| "setting up a target session".to_owned())?;
-        }
+        let mut target = self.sessions.target_for_one_of(self.workers).await?;
         while let Some((_, _, index, step)) = self.take(&mut source).await {
             let new = match step {
                 Step::Copy => {
@@ -265,7 +260,7 @@ pub(super) async fn validate(
         Mutex::new(order.into_iter().rev().filter_map(|table| by_table.remove(&table)).collect());
     let broken = Mutex::new(Vec::new());
     let worker = || async {
-        let target = sessions.target().await?;
+        let target = sessions.target_for_one_of(workers).await?;
         loop {
             let Some(keys) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
                 return Ok::<_, anyhow::Error>(());

@@ -58,6 +58,17 @@ impl<'d> Sessions<'d> {
         Ok(session)
     }
 
+    /// A target session for one of `workers` that work side by side. They are the parallelism then: the
+    /// server's own, within a statement, costs 1.3 times the CPU.
+    pub(super) async fn target_for_one_of(&self, workers: usize) -> Result<Connection, PostgresError> {
+        let session = self.target().await?;
+        if workers > 1 {
+            let sql = "set max_parallel_maintenance_workers = 0; set max_parallel_workers_per_gather = 0";
+            session.batch_execute(sql).await.doing(|| "setting up a target session".to_owned())?;
+        }
+        Ok(session)
+    }
+
     async fn open(&self, database: &Database, settings: &str) -> Result<Connection, PostgresError> {
         let session = database.connect("full replication").await?;
         self.cancellers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(session.canceller());
