@@ -229,7 +229,7 @@ async fn examine_target(target: &Database, source_major: Option<u32>) -> Vec<Fin
     let rights = client.query_one("select has_database_privilege(current_database(), 'create'), current_user::text", &[]).await;
     match rights.doing(|| "asking for rights".to_owned()) {
         Ok(row) if row.get::<_, bool>(0) => {
-            findings.push(Finding::good("target rights", format!("{} may create schemas", row.get::<_, &str>(1))))
+            findings.push(Finding::good("target rights", format!("{} may create schemas", row.get::<_, &str>(1))));
         }
         Ok(row) => {
             let user: &str = row.get(1);

@@ -356,7 +356,7 @@ async fn attempt_to_settle(
                     around.kind.name
                 ),
                 Failed::Delayed { until } => {
-                    tracing::warn!("job {} in {} runs again at {}", job.id, queue.name(), crate::clock::to_rfc3339(until))
+                    tracing::warn!("job {} in {} runs again at {}", job.id, queue.name(), crate::clock::to_rfc3339(until));
                 }
                 _ => {}
             }

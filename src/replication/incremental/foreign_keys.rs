@@ -23,7 +23,7 @@ pub(super) async fn validate(run: &Run, target: &Connection, tables: &[u32]) -> 
         match target.batch_execute(&statement).await {
             Ok(()) => run.info(format!("validated foreign key {name} of {table}")),
             Err(error) => {
-                run.warn(format!("foreign key {name} of {table} does not hold yet and stays not valid: {}", explain(&error)))
+                run.warn(format!("foreign key {name} of {table} does not hold yet and stays not valid: {}", explain(&error)));
             }
         }
     }
