@@ -120,6 +120,17 @@ need_shellcheck() { has shellcheck || apt_install shellcheck || die "shellcheck 
 # Node is for the tests against npm's bull only; they say so themselves when it is missing.
 want_node() { { has node && has npm; } || apt_install nodejs npm || note "without node and npm the tests against Bull itself are skipped"; }
 
+# The real Bull that ours is tested against, at the version whose format we keep.
+want_bull() {
+    want_node
+    has node && has npm || return 0
+    [[ -d $root/target/bull/node_modules/bull ]] && return
+    note "installing npm's bull 4.16.5 into target/bull ..."
+    mkdir -p "$root/target/bull"
+    npm install --prefix "$root/target/bull" --no-save --no-audit --no-fund --silent bull@4.16.5 >/dev/null 2>&1 ||
+        note "npm could not install bull: the tests against Bull itself say NOT RUN"
+}
+
 # Sets `test_runner` to nextest or, where that cannot be had, to cargo's own.
 need_test_runner() {
     test_runner=nextest

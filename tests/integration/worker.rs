@@ -260,6 +260,37 @@ async fn a_refused_job_fails_at_once_and_a_panic_ends_the_job_not_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn finished_jobs_beyond_the_kept_number_are_removed() {
+    let bench = Bench::start();
+    let worker = Worker::start(&bench, None);
+    let policy = RetryPolicy { keep_completed: 2, keep_failed: 1, ..POLICY };
+    let mut last = String::new();
+    for data in [json!({}), json!({"refuse": true}), json!({}), json!({"refuse": true}), json!({})] {
+        last = bench.queue.add(&NewJob::unnamed(data, policy.options())).await.unwrap().id().to_owned();
+    }
+    bench.reaches(&last, State::Completed).await;
+    let counts = bench.counts().await;
+    assert_eq!((counts.completed, counts.failed), (2, 1));
+    assert!(bench.queue.job("1").await.unwrap().is_none() && bench.queue.job("2").await.unwrap().is_none());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_leaves_the_first_ones_living_job_alone() {
+    let bench = Bench::start();
+    let first = Worker::timed(&bench, None, Duration::from_secs(2));
+    let id = bench.add(json!({"ms": 5000})).await;
+    eventually("the job runs", SOON, async || bench.runs() == 1).await;
+    // Two stall checks and more pass while the job lives.
+    let second = Worker::timed(&bench, None, Duration::from_secs(2));
+    bench.reaches(&id, State::Completed).await;
+    let job = bench.queue.job(&id).await.unwrap().unwrap();
+    assert_eq!((bench.runs(), job.attempts_made, job.stalled_counter), (1, 0, 0));
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_workers_run_one_job_of_a_queue_at_a_time() {
     let bench = Bench::start();
     let workers = [Worker::start(&bench, None), Worker::start(&bench, None), Worker::start(&bench, None)];
