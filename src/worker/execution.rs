@@ -178,7 +178,7 @@ async fn beat(queue: Queue, id: String, token: String, lock: Duration, now: Arc<
 
 async fn work(around: &Surroundings, job: &Job, attempt: u32, run: &Run, stop: &Stop) -> Verdict {
     if let Some(error) = &job.data_error {
-        return Verdict::Fail { reason: format!("the job's data is not JSON: {error}"), detail: String::new(), retry: false };
+        return Verdict::Fail { reason: error.clone(), detail: String::new(), retry: false };
     }
     let target_lock = match &around.kind.writes_to() {
         None => None,
