@@ -3,6 +3,7 @@
 //! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
+pub mod client_programs;
 pub mod same;
 pub mod tls;
 
@@ -253,6 +254,16 @@ impl Drop for Connection {
         // Without this a statement that still runs would keep its locks until its end.
         self.task.abort();
     }
+}
+
+/// The first part of the server's version, such as 15.
+///
+/// # Errors
+/// When the session is gone.
+pub async fn server_major(client: &Client) -> Result<u32, PostgresError> {
+    let sql = "select current_setting('server_version_num')::int / 10000";
+    let major: i32 = client.query_one(sql, &[]).await.doing(|| "asking for the server's version".to_owned())?.get(0);
+    Ok(u32::try_from(major).unwrap_or_default())
 }
 
 /// `name` quoted as an identifier, whatever it holds.

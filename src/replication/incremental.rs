@@ -59,6 +59,7 @@ pub mod mapping;
 mod stream;
 pub mod watermark;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -67,8 +68,8 @@ use self::catalogue::Relation;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
 use super::settings::{TableMode, TableModes, TableName};
+use crate::postgres::client_programs::DumpError;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
-use crate::process::ProcessError;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
@@ -109,7 +110,7 @@ pub enum IncrementalError {
         /// What was in the way.
         reason: String,
         /// What else helps.
-        way_out: &'static str,
+        way_out: String,
     },
     /// The run was told to stop.
     #[error(transparent)]
@@ -117,12 +118,12 @@ pub enum IncrementalError {
 }
 
 impl IncrementalError {
-    fn tool(table: &TableName, error: &ProcessError) -> Self {
-        IncrementalError::Create {
-            table: table.clone(),
-            reason: error.to_string(),
-            way_out: "install a pg_dump that is not older than the source server",
-        }
+    fn tool(table: &TableName, error: DumpError) -> Self {
+        let (reason, way_out) = match error {
+            DumpError::Unusable(unusable) => (unusable.problem, unusable.way_out),
+            other => (other.to_string(), "set right what pg_dump tells".to_owned()),
+        };
+        IncrementalError::Create { table: table.clone(), reason, way_out }
     }
 
     /// Whether another try would end the same way.
@@ -143,6 +144,8 @@ pub struct Incremental {
     pub modes: TableModes,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
+    /// Directory of pg_dump, which makes absent tables; none: it is looked for.
+    pub programs: Option<PathBuf>,
 }
 
 /// What a run did.
@@ -242,7 +245,7 @@ impl Incremental {
         for (table, relation) in &sources {
             if let Some(absent) = create::absent(source, target, table, relation).await? {
                 run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
-                create::make(&self.source, target, table, &absent).await?;
+                create::make((&self.source, source), self.programs.as_deref(), target, table, &absent).await?;
                 made.push(absent);
             }
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
 use crate::support::lines::Lines;
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, programs};
 
 /// A schema with what makes exports fail: mixed case, cycles, functions in defaults, types used by
 /// functions and tables, views that need a primary key, partitions, comments.
@@ -290,6 +290,28 @@ async fn readers_of_the_catalogue_never_miss_a_table() {
     stop.cancel();
     let seen = watching.await.unwrap();
     assert!(seen.len() > 4 && seen.iter().all(|n| *n == seen[0]), "{seen:?}");
+}
+
+#[tokio::test]
+async fn definitions_are_read_by_the_pg_dump_of_pg_bin() {
+    use std::os::unix::fs::PermissionsExt;
+    let setup = Setup::new().await;
+    setup.exports().await;
+    let before = definitions(&setup.catalogue).await;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    let error = async || setup.run_with(&setup.kind(&[("PG_BIN", place)]), CancellationToken::new()).await.0.unwrap_err();
+    let missing = error().await;
+    assert!(missing.contains(&format!("no pg_dump in PG_BIN={place}")) && missing.contains("postgresql-client-"), "{missing}");
+    let program = directory.path().join("pg_dump");
+    std::fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let old = error().await;
+    assert!(old.contains("pg_dump 9.6.24") && old.contains("older than") && old.contains("or set PG_BIN"), "{old}");
+    assert_eq!(definitions(&setup.catalogue).await, before);
+    let real = programs();
+    let kind = setup.kind(&[("PG_BIN", real.to_str().unwrap())]);
+    assert!(matches!(setup.run_with(&kind, CancellationToken::new()).await.0, Ok(Outcome::Done(_))));
 }
 
 #[tokio::test]
