@@ -69,6 +69,7 @@ use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::client_programs::DumpError;
+use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
@@ -193,7 +194,7 @@ impl Incremental {
         )?;
         set_up(&source, SOURCE_SESSION, "source").await?;
         set_up(&target, TARGET_SESSION, "target").await?;
-        if watermark::same_database(&source, &target).await? {
+        if same_database(&target, &source).await? {
             return Err(IncrementalError::Refused(format!(
                 "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
                 self.target

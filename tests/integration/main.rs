@@ -19,6 +19,7 @@ mod learning_content;
 mod notification;
 mod packaging;
 mod parse_logs;
+mod postgres;
 mod queue;
 mod repl;
 mod scheduler;

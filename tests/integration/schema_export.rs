@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::schema_export::{Payload, SchemaExport};
-use bullwork::postgres::Database;
-use bullwork::postgres::same::same_database;
 use bullwork::worker::{JobContext, JobKind, Outcome, Record};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -250,22 +248,6 @@ async fn the_warehouse_itself_is_refused_under_any_url() {
     let Outcome::Refuse(reason) = result.unwrap() else { panic!("trying again would not help") };
     assert!(reason.contains("is the warehouse itself"), "{reason}");
     assert_eq!(definitions(&setup.warehouse).await, before);
-}
-
-#[tokio::test]
-async fn one_database_is_recognized_whatever_its_url_says() {
-    let setup = Setup::new().await;
-    let open = |url: String| async move { Database::parse(&url).unwrap().connect("test").await.unwrap() };
-    let warehouse = open(setup.cluster.url("warehouse")).await;
-    let again = open(setup.cluster.url("warehouse").replace("127.0.0.1", "localhost")).await;
-    let catalogue = open(setup.cluster.url("catalogue")).await;
-    assert!(same_database(&warehouse, &again).await.unwrap());
-    assert!(!same_database(&warehouse, &catalogue).await.unwrap());
-    assert_eq!(one::<i64>(&setup.warehouse, "select count(*) from pg_locks where locktype = 'advisory'").await, 0);
-    let other = Cluster::start();
-    other.create("warehouse").await;
-    let other = open(other.url("warehouse")).await;
-    assert!(!same_database(&warehouse, &other).await.unwrap(), "a database of the same name elsewhere");
 }
 
 #[tokio::test]
