@@ -6,6 +6,7 @@
 
 mod support;
 
+mod binary;
 mod bull;
 mod chain;
 mod cli;
