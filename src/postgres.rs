@@ -5,6 +5,7 @@
 
 pub mod client_programs;
 pub mod same;
+pub mod text_form;
 pub mod tls;
 
 use std::fmt;
