@@ -323,13 +323,8 @@ impl Incremental {
     }
 }
 
-/// Has the server look every few seconds whether we are still there, so that the session of a
-/// killed worker does not finish a long statement for nobody. Servers before 14 cannot.
-const NOTICE_OUR_END: &str = "select pg_catalog.set_config(name, '5s', false) from pg_catalog.pg_settings
-    where name = 'client_connection_check_interval'";
-
 async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
-    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {NOTICE_OUR_END}");
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'");
     connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
 }
 

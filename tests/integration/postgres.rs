@@ -1,9 +1,12 @@
 //! Sessions with real servers.
 
+use std::time::Duration;
+
 use bullwork::postgres::same::same_database;
 use bullwork::postgres::{Connection, Database};
 use tokio_postgres::Client;
 
+use crate::support::eventually;
 use crate::support::postgres::Cluster;
 
 async fn open(url: &str) -> Connection {
@@ -53,4 +56,23 @@ async fn a_comparison_that_fails_leaves_no_lock_behind() {
     assert!(error.contains("comparing the two databases"), "{error}");
     assert_eq!(number(&client, "select count(*) from pg_locks where locktype = 'advisory'").await, 0);
     assert!(same_database(&living, &open(&cluster.url("warehouse")).await).await.expect("both sessions live"));
+}
+
+#[tokio::test]
+async fn the_server_ends_a_long_statement_of_a_session_that_is_gone() {
+    let cluster = Cluster::start();
+    let client = cluster.create("warehouse").await;
+    let session = open(&cluster.url("warehouse")).await;
+    let running = "select count(*) from pg_stat_activity where application_name = 'bullwork: test' and state = 'active'";
+    let statement = session.execute("select pg_sleep(600)", &[]);
+    let dropped = async {
+        eventually("the statement runs", Duration::from_secs(20), || async { number(&client, running).await == 1 }).await;
+    };
+    tokio::select! {
+        _ = statement => panic!("it sleeps for ten minutes"),
+        () = dropped => {}
+    }
+    // As in a process that was killed: nobody asks the server to cancel.
+    drop(session);
+    eventually("the server notices", Duration::from_secs(20), || async { number(&client, running).await == 0 }).await;
 }
