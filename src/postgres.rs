@@ -3,7 +3,9 @@
 //! URLs follow libpq: `sslmode` disable, prefer, require (both without verification, as libpq
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
+pub mod client_programs;
 pub mod same;
+pub mod text_form;
 pub mod tls;
 
 use std::fmt;
@@ -21,6 +23,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Has the server look every few seconds whether we are still there, so that the session of a
+/// killed worker does not finish a long statement, and hold its locks, for nobody. Servers before
+/// 14 do not know the setting.
+const NOTICE_OUR_END: &str = "select pg_catalog.set_config(name, '5s', false) from pg_catalog.pg_settings
+    where name = 'client_connection_check_interval'";
 
 /// What can go wrong between us and a server.
 #[derive(Debug, thiserror::Error)]
@@ -148,21 +156,26 @@ impl Database {
         let mut config = self.config.clone();
         config.application_name(format!("bullwork: {purpose}"));
         let connector = self.tls.connector().map_err(refused)?;
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT + Duration::from_secs(5), config.connect(connector));
-        let (client, connection) = match attempt.await {
-            Ok(Ok(pair)) => pair,
-            Ok(Err(error)) => return Err(refused(explain(&error))),
-            Err(_) => return Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs() + 5))),
+        let opening = async {
+            let (client, connection) = config.connect(connector).await?;
+            let closed = CancellationToken::new();
+            let closing = closed.clone();
+            let task = tokio::spawn(async move {
+                // The client's own calls report the error; here only the end matters.
+                let _ = connection.await;
+                closing.cancel();
+            });
+            let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone() };
+            let session = Connection { client, closed, task, canceller };
+            // Refused by servers on systems that cannot tell; the session is good without.
+            let _ = session.batch_execute(NOTICE_OUR_END).await;
+            Ok::<_, tokio_postgres::Error>(session)
         };
-        let closed = CancellationToken::new();
-        let closing = closed.clone();
-        let task = tokio::spawn(async move {
-            // The client's own calls report the error; here only the end matters.
-            let _ = connection.await;
-            closing.cancel();
-        });
-        let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone() };
-        Ok(Connection { client, closed, task, canceller })
+        match tokio::time::timeout(CONNECT_TIMEOUT + Duration::from_secs(5), opening).await {
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err(error)) => Err(refused(explain(&error))),
+            Err(_) => Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs() + 5))),
+        }
     }
 
     /// The environment that makes a PostgreSQL client program connect here, so that nothing
@@ -253,6 +266,16 @@ impl Drop for Connection {
         // Without this a statement that still runs would keep its locks until its end.
         self.task.abort();
     }
+}
+
+/// The first part of the server's version, such as 15.
+///
+/// # Errors
+/// When the session is gone.
+pub async fn server_major(client: &Client) -> Result<u32, PostgresError> {
+    let sql = "select current_setting('server_version_num')::int / 10000";
+    let major: i32 = client.query_one(sql, &[]).await.doing(|| "asking for the server's version".to_owned())?.get(0);
+    Ok(u32::try_from(major).unwrap_or_default())
 }
 
 /// `name` quoted as an identifier, whatever it holds.

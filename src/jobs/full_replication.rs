@@ -5,7 +5,8 @@
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
-use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, PG_BIN, Refused};
+use crate::postgres::client_programs::PG_BIN;
+use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };

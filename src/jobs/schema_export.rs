@@ -3,12 +3,15 @@
 //! Safe to run again at any point: one transaction in the catalogue ([`schema_export`]). Does
 //! nothing, in silence, unless it is enabled.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
+use crate::postgres::client_programs::PG_BIN;
 use crate::replication::schema_export::{self, ExportError};
 use crate::replication::settings::{self, database};
 use crate::schedule::Schedule;
@@ -38,6 +41,8 @@ pub struct Payload {}
 pub struct SchemaExport {
     /// From and to; `None` when not enabled.
     databases: Option<(Database, Database)>,
+    /// Directory of pg_dump; none: it is looked for.
+    programs: Option<PathBuf>,
     schedule: Option<Schedule>,
 }
 
@@ -47,7 +52,7 @@ impl JobKind for SchemaExport {
     const QUEUE: &'static str = "Schema export queue";
     const SUMMARY: &'static str = "Export the target's definitions into a catalogue database";
     const SETTINGS: &'static [&'static Setting] =
-        &[&DB_SCHEMA_EXPORTER_ENABLED, &DB_SCHEMA_EXPORTER_DATABASE_TARGET, &settings::TARGET_DATABASE_URL];
+        &[&DB_SCHEMA_EXPORTER_ENABLED, &DB_SCHEMA_EXPORTER_DATABASE_TARGET, &settings::TARGET_DATABASE_URL, &PG_BIN];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
@@ -59,7 +64,7 @@ impl JobKind for SchemaExport {
             reader.problem(DB_SCHEMA_EXPORTER_DATABASE_TARGET.name, "is the warehouse itself; name another database");
         }
         let schedule = enabled.then(|| Schedule::of(reader, DB_SCHEMA_EXPORTER_ENABLED.name, NOON.to_owned()));
-        SchemaExport { databases, schedule }
+        SchemaExport { databases, programs: reader.optional(&PG_BIN).map(Into::into), schedule }
     }
 
     fn schedule(&self) -> Option<Schedule> {
@@ -74,7 +79,7 @@ impl JobKind for SchemaExport {
         let Some((source, catalogue)) = &self.databases else { return Ok(Outcome::Done(json!({"skipped": true}))) };
         let event = json!({"event": "db-schema-exporter"});
         ctx.run.info_with("Data Catalog enrichment starting", event.clone());
-        let exported = match schema_export::export(&ctx.run, source, catalogue).await {
+        let exported = match schema_export::export(&ctx.run, source, catalogue, self.programs.as_deref()).await {
             Ok(exported) => exported,
             // Trying again cannot make it another database.
             Err(error @ ExportError::SameDatabase) => return Ok(Outcome::Refuse(error.to_string())),

@@ -7,8 +7,8 @@ use tokio_postgres::Client;
 use super::store::Store;
 use crate::config::{Environment, Reader};
 use crate::jobs;
+use crate::postgres::client_programs::{PG_BIN, PgDump};
 use crate::postgres::{Database, Doing, explain};
-use crate::replication::full;
 use crate::replication::settings::{self as replication, SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
 use crate::worker::{RetryPolicy, Timing};
 
@@ -289,14 +289,9 @@ async fn space(client: &Client) -> Finding {
 }
 
 async fn client_tools(reader: &Reader<'_>, source_major: u32) -> Finding {
-    let directory = reader.optional(&full::PG_BIN).map(std::path::PathBuf::from);
-    let found = full::find_pg_dump(directory.as_deref()).await;
-    match (full::pg_dump_problem(found.as_ref(), directory.as_deref(), source_major), found) {
-        (None, Some(found)) => Finding::good("pg_dump", format!("version {}", found.version)),
-        (problem, _) => Finding::bad(
-            "pg_dump",
-            problem.unwrap_or_else(|| "is not there".to_owned()),
-            format!("apt-get install postgresql-client-{source_major}, or set PG_BIN"),
-        ),
+    let directory = reader.optional(&PG_BIN).map(std::path::PathBuf::from);
+    match PgDump::find(directory.as_deref(), source_major).await {
+        Ok(found) => Finding::good("pg_dump", format!("version {}", found.version)),
+        Err(unusable) => Finding::bad("pg_dump", unusable.problem, unusable.way_out),
     }
 }

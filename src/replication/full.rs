@@ -52,7 +52,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use dump::{PG_BIN, PgDump, find as find_pg_dump, unusable as pg_dump_problem};
 pub use enrich::{ENRICHMENT_FILE, Enrichment};
 
 use crate::postgres::{Connection, Database, Doing};

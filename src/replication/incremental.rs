@@ -59,6 +59,7 @@ pub mod mapping;
 mod stream;
 pub mod watermark;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -67,8 +68,9 @@ use self::catalogue::Relation;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
 use super::settings::{TableMode, TableModes, TableName};
+use crate::postgres::client_programs::DumpError;
+use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
-use crate::process::ProcessError;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
@@ -109,7 +111,7 @@ pub enum IncrementalError {
         /// What was in the way.
         reason: String,
         /// What else helps.
-        way_out: &'static str,
+        way_out: String,
     },
     /// The run was told to stop.
     #[error(transparent)]
@@ -117,12 +119,12 @@ pub enum IncrementalError {
 }
 
 impl IncrementalError {
-    fn tool(table: &TableName, error: &ProcessError) -> Self {
-        IncrementalError::Create {
-            table: table.clone(),
-            reason: error.to_string(),
-            way_out: "install a pg_dump that is not older than the source server",
-        }
+    fn tool(table: &TableName, error: DumpError) -> Self {
+        let (reason, way_out) = match error {
+            DumpError::Unusable(unusable) => (unusable.problem, unusable.way_out),
+            other => (other.to_string(), "set right what pg_dump tells".to_owned()),
+        };
+        IncrementalError::Create { table: table.clone(), reason, way_out }
     }
 
     /// Whether another try would end the same way.
@@ -143,6 +145,8 @@ pub struct Incremental {
     pub modes: TableModes,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
+    /// Directory of pg_dump, which makes absent tables; none: it is looked for.
+    pub programs: Option<PathBuf>,
 }
 
 /// What a run did.
@@ -190,7 +194,7 @@ impl Incremental {
         )?;
         set_up(&source, SOURCE_SESSION, "source").await?;
         set_up(&target, TARGET_SESSION, "target").await?;
-        if watermark::same_database(&source, &target).await? {
+        if same_database(&target, &source).await? {
             return Err(IncrementalError::Refused(format!(
                 "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
                 self.target
@@ -242,7 +246,7 @@ impl Incremental {
         for (table, relation) in &sources {
             if let Some(absent) = create::absent(source, target, table, relation).await? {
                 run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
-                create::make(&self.source, target, table, &absent).await?;
+                create::make((&self.source, source), self.programs.as_deref(), target, table, &absent).await?;
                 made.push(absent);
             }
         }
@@ -319,13 +323,8 @@ impl Incremental {
     }
 }
 
-/// Has the server look every few seconds whether we are still there, so that the session of a
-/// killed worker does not finish a long statement for nobody. Servers before 14 cannot.
-const NOTICE_OUR_END: &str = "select pg_catalog.set_config(name, '5s', false) from pg_catalog.pg_settings
-    where name = 'client_connection_check_interval'";
-
 async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
-    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {NOTICE_OUR_END}");
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'");
     connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
 }
 

@@ -11,9 +11,11 @@
 mod dump;
 mod ledger;
 
+use std::path::Path;
+
+use crate::postgres::client_programs::DumpError;
 use crate::postgres::same::same_database;
 use crate::postgres::{Database, Doing, PostgresError};
-use crate::process::ProcessError;
 use crate::worker::Run;
 
 /// Why the definitions were not exported.
@@ -22,22 +24,9 @@ pub enum ExportError {
     /// One database under two URLs.
     #[error("DB_SCHEMA_EXPORTER_DATABASE_TARGET is the warehouse itself; name another database")]
     SameDatabase,
-    /// The tool is missing.
-    #[error(
-        "`pg_dump` is not installed or not on PATH; install the PostgreSQL client of version {0} or newer (Debian: apt install postgresql-client-{0})"
-    )]
-    NoTool(i32),
-    /// The tool is too old.
-    #[error(
-        "`pg_dump` is older than the server it reads; install the PostgreSQL client of version {0} or newer (Debian: apt install postgresql-client-{0})"
-    )]
-    OldTool(i32),
-    /// The tool failed.
-    #[error("reading the definitions: {0}")]
-    Dump(#[from] ProcessError),
-    /// The tool wrote something else than the SQL we know.
-    #[error("the output of `pg_dump` {0}")]
-    Script(&'static str),
+    /// No dump of the definitions.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     /// A table that would be dropped is in use.
     #[error(
         "{} rows, and a catalogue holds definitions only; let DB_SCHEMA_EXPORTER_DATABASE_TARGET name a database of its own, or empty them", .0.join(", ") + if .0.len() == 1 { " holds" } else { " hold" }
@@ -63,16 +52,27 @@ pub struct Exported {
     pub removed: u64,
 }
 
-/// Brings the definitions of `source` into `catalogue`.
+/// Brings the definitions of `source` into `catalogue`. `programs` is the directory of pg_dump; none:
+/// it is looked for.
 ///
 /// # Errors
 /// For any of the reasons of [`ExportError`]; the catalogue is as before then.
-pub async fn export(run: &Run, source: &Database, catalogue: &Database) -> Result<Exported, ExportError> {
+pub async fn export(
+    run: &Run,
+    source: &Database,
+    catalogue: &Database,
+    programs: Option<&Path>,
+) -> Result<Exported, ExportError> {
     // Dropping the future kills pg_dump and closes the sessions, which rolls back.
-    run.unless_stopped(export_unstopped(run, source, catalogue)).await?
+    run.unless_stopped(export_unstopped(run, source, catalogue, programs)).await?
 }
 
-async fn export_unstopped(run: &Run, source: &Database, catalogue: &Database) -> Result<Exported, ExportError> {
+async fn export_unstopped(
+    run: &Run,
+    source: &Database,
+    catalogue: &Database,
+    programs: Option<&Path>,
+) -> Result<Exported, ExportError> {
     let reader = source.connect("schema export").await?;
     let mut writer = catalogue.connect("schema export").await?;
     if same_database(&reader, &writer).await? {
@@ -80,7 +80,7 @@ async fn export_unstopped(run: &Run, source: &Database, catalogue: &Database) ->
     }
     run.progress(|p| "dump definitions".clone_into(&mut p.phase));
     let source_objects = ledger::objects(&*reader).await?;
-    let script = dump::definitions(source, &reader, &writer).await?;
+    let script = dump::definitions(source, &reader, &writer, programs).await?;
     drop(reader);
     run.progress(|p| {
         "apply definitions".clone_into(&mut p.phase);

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod binary;
 mod bull;
 mod chain;
 mod cli;
@@ -19,6 +20,7 @@ mod learning_content;
 mod notification;
 mod packaging;
 mod parse_logs;
+mod postgres;
 mod queue;
 mod repl;
 mod scheduler;

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use bullwork::config::{Environment, Reader};
 use bullwork::jobs::schema_export::{Payload, SchemaExport};
-use bullwork::postgres::Database;
-use bullwork::postgres::same::same_database;
 use bullwork::worker::{JobContext, JobKind, Outcome, Record};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -13,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
 use crate::support::lines::Lines;
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, programs};
 
 /// A schema with what makes exports fail: mixed case, cycles, functions in defaults, types used by
 /// functions and tables, views that need a primary key, partitions, comments.
@@ -253,22 +251,6 @@ async fn the_warehouse_itself_is_refused_under_any_url() {
 }
 
 #[tokio::test]
-async fn one_database_is_recognized_whatever_its_url_says() {
-    let setup = Setup::new().await;
-    let open = |url: String| async move { Database::parse(&url).unwrap().connect("test").await.unwrap() };
-    let warehouse = open(setup.cluster.url("warehouse")).await;
-    let again = open(setup.cluster.url("warehouse").replace("127.0.0.1", "localhost")).await;
-    let catalogue = open(setup.cluster.url("catalogue")).await;
-    assert!(same_database(&warehouse, &again).await.unwrap());
-    assert!(!same_database(&warehouse, &catalogue).await.unwrap());
-    assert_eq!(one::<i64>(&setup.warehouse, "select count(*) from pg_locks where locktype = 'advisory'").await, 0);
-    let other = Cluster::start();
-    other.create("warehouse").await;
-    let other = open(other.url("warehouse")).await;
-    assert!(!same_database(&warehouse, &other).await.unwrap(), "a database of the same name elsewhere");
-}
-
-#[tokio::test]
 async fn readers_of_the_catalogue_never_miss_a_table() {
     let setup = Setup::new().await;
     setup.exports().await;
@@ -290,6 +272,28 @@ async fn readers_of_the_catalogue_never_miss_a_table() {
     stop.cancel();
     let seen = watching.await.unwrap();
     assert!(seen.len() > 4 && seen.iter().all(|n| *n == seen[0]), "{seen:?}");
+}
+
+#[tokio::test]
+async fn definitions_are_read_by_the_pg_dump_of_pg_bin() {
+    use std::os::unix::fs::PermissionsExt;
+    let setup = Setup::new().await;
+    setup.exports().await;
+    let before = definitions(&setup.catalogue).await;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    let error = async || setup.run_with(&setup.kind(&[("PG_BIN", place)]), CancellationToken::new()).await.0.unwrap_err();
+    let missing = error().await;
+    assert!(missing.contains(&format!("no pg_dump in PG_BIN={place}")) && missing.contains("postgresql-client-"), "{missing}");
+    let program = directory.path().join("pg_dump");
+    std::fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let old = error().await;
+    assert!(old.contains("pg_dump 9.6.24") && old.contains("older than") && old.contains("or set PG_BIN"), "{old}");
+    assert_eq!(definitions(&setup.catalogue).await, before);
+    let real = programs();
+    let kind = setup.kind(&[("PG_BIN", real.to_str().unwrap())]);
+    assert!(matches!(setup.run_with(&kind, CancellationToken::new()).await.0, Ok(Outcome::Done(_))));
 }
 
 #[tokio::test]

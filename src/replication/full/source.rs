@@ -11,6 +11,7 @@ use super::archive::Entry;
 use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::dump;
 use super::tables::{self, SourceIndex, SourceKey, SourceTable};
+use crate::postgres::client_programs::PgDump;
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::settings::{TableMode, TableModes, TableName};
@@ -150,11 +151,7 @@ impl Source {
         major: u32,
         programs: Option<&Path>,
     ) -> anyhow::Result<()> {
-        let program = dump::find(programs).await;
-        if let Some(problem) = dump::unusable(program.as_ref(), programs, major) {
-            anyhow::bail!(problem);
-        }
-        let Some(program) = program else { anyhow::bail!("pg_dump is missing") };
+        let program = PgDump::find(programs, major).await?;
         let unreadable: Vec<TableName> =
             tables::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
         self.entries = dump::definitions(&program, database, snapshot, &unreadable).await?;

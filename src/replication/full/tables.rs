@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::Client;
 
 use crate::postgres::{Doing, PostgresError};
+use crate::replication::binary::base_and_portable;
 use crate::replication::settings::TableName;
 
 /// A table whose rows are copied.
@@ -22,88 +23,43 @@ pub(super) struct SourceTable {
     pub(super) readable: bool,
 }
 
-const TABLES: &str = r#"
+fn tables_sql() -> String {
+    format!(
+        r#"
+with columns(relid, num, name, type) as (
+  select attrelid, attnum, attname::text, atttypid from pg_attribute where attnum > 0 and not attisdropped and attgenerated = ''
+),
+-- By itself, because a database has many columns of few types.
+types(type, portable) as materialized (
+  select d.type, w.portable from (select distinct type from columns) d cross join lateral {} w(base, portable)
+)
 select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select') and not row_security_active(c.oid),
-       coalesce(array_agg(a.attname::text order by a.attnum) filter (where a.attnum is not null), '{}'),
-       coalesce(array_agg(a.atttypid order by a.attnum) filter (where a.attnum is not null), '{}')
+       coalesce(array_agg(a.name order by a.num) filter (where a.num is not null), '{{}}'),
+       coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+  left join columns a on a.relid = c.oid left join types t on t.type = a.type
  where c.relkind = 'r' and c.relpersistence <> 't' and c.oid >= 16384
  group by 1, 2, 3, 4, 5
-"#;
-
-const TYPES: &str = "select t.oid, t.typtype::text, t.typbasetype, t.typelem, t.typsend <> 0 and t.typreceive <> 0, \
-                     coalesce(r.rngsubtype, 0::oid), e.oid is not null \
-                     from pg_type t left join pg_range r on r.rngtypid = t.oid left join pg_type e on e.typarray = t.oid \
-                     where t.typtype <> 'c'";
+"#,
+        base_and_portable("d.type")
+    )
+}
 
 /// The source's ordinary tables, partitions among them.
 pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, PostgresError> {
     let doing = || "reading the source's tables".to_owned();
-    let types: HashMap<u32, Type> = client
-        .query(TYPES, &[])
-        .await
-        .doing(doing)?
-        .into_iter()
-        .map(|row| {
-            let sort: &str = row.get(1);
-            let kind = Type {
-                sort: sort.chars().next().unwrap_or('b'),
-                base: row.get(2),
-                element: if row.get(6) { row.get(3) } else { 0 },
-                sendable: row.get(4),
-                subtype: row.get(5),
-            };
-            (row.get(0), kind)
-        })
-        .collect();
-    let rows = client.query(TABLES, &[]).await.doing(doing)?;
+    let rows = client.query(&tables_sql(), &[]).await.doing(doing)?;
     Ok(rows
         .into_iter()
-        .map(|row| {
-            let column_types: Vec<u32> = row.get(6);
-            SourceTable {
-                oid: row.get(0),
-                name: TableName { schema: row.get(1), name: row.get(2) },
-                size: row.get(3),
-                readable: row.get(4),
-                columns: row.get(5),
-                binary: column_types.iter().all(|t| portable(*t, &types)),
-            }
+        .map(|row| SourceTable {
+            oid: row.get(0),
+            name: TableName { schema: row.get(1), name: row.get(2) },
+            size: row.get(3),
+            readable: row.get(4),
+            columns: row.get(5),
+            binary: row.get(6),
         })
         .collect())
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Type {
-    sort: char,
-    base: u32,
-    element: u32,
-    sendable: bool,
-    subtype: u32,
-}
-
-/// The first oid that belongs to a user's object; below it, oids are equal on every server.
-const FIRST_USER_OID: u32 = 16384;
-/// regproc, regprocedure, regoper, regoperator, regclass, regtype, regconfig, regdictionary,
-/// regnamespace, regrole, regcollation: their binary form is an oid of *this* server.
-const OIDS_IN_DISGUISE: &[u32] = &[24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
-
-/// Whether the binary form of a type can be read by another server with the same definitions.
-/// Arrays and composites carry the oids of their parts' types, which differ for users' types.
-fn portable(oid: u32, types: &HashMap<u32, Type>) -> bool {
-    let Some(kind) = types.get(&oid) else { return false };
-    if !kind.sendable || OIDS_IN_DISGUISE.contains(&oid) {
-        return false;
-    }
-    match kind.sort {
-        'd' => portable(kind.base, types),
-        'e' => true,
-        'r' => portable(kind.subtype, types),
-        'm' => oid < FIRST_USER_OID,
-        _ if kind.element != 0 => kind.element < FIRST_USER_OID && portable(kind.element, types),
-        _ => true,
-    }
 }
 
 /// An index on an ordinary table or a materialized view.
@@ -228,31 +184,4 @@ pub(super) async fn foreign_keys(client: &Client) -> Result<Vec<SourceKey>, Post
             validate: row.get(5),
         })
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binary_is_refused_for_what_carries_oids() {
-        let base = |sendable| Type { sort: 'b', base: 0, element: 0, sendable, subtype: 0 };
-        let types = HashMap::from([
-            (23, base(true)),
-            (2205, base(true)),
-            (1033, base(false)),
-            (1007, Type { element: 23, ..base(true) }),
-            (2210, Type { element: 2205, ..base(true) }),
-            (20000, Type { sort: 'e', ..base(true) }),
-            (20001, Type { element: 20000, ..base(true) }),
-            (20002, Type { sort: 'd', base: 20001, ..base(true) }),
-            (20003, Type { sort: 'd', base: 1007, ..base(true) }),
-            (20004, Type { sort: 'r', subtype: 23, ..base(true) }),
-        ]);
-        let portable: Vec<u32> = [23, 2205, 1033, 1007, 2210, 20000, 20001, 20002, 20003, 20004, 99999]
-            .into_iter()
-            .filter(|t| portable(*t, &types))
-            .collect();
-        assert_eq!(portable, [23, 1007, 20000, 20003, 20004]);
-    }
 }

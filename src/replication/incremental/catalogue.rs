@@ -1,6 +1,7 @@
 //! Tables as the two catalogues describe them, found by their exact names.
 
 use crate::postgres::{Connection, Doing, PostgresError, quote_identifier};
+use crate::replication::binary::base_and_portable;
 use crate::replication::settings::{TableMode, TableModes, TableName};
 
 use super::IncrementalError;
@@ -68,36 +69,21 @@ const RELATION: &str = "select c.oid, c.relkind::text,
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = $1 and c.relname = $2";
 
-/// `portable` is true for types whose binary form holds no object number: those of PostgreSQL
-/// itself but the `reg*` family, arrays of them, ranges, enums (sent as their label) and domains
-/// over all of these. An array of a user's type holds that type's number, which differs between
-/// databases; a type of an extension may differ between its versions.
-const COLUMNS: &str = "select a.attname, tn.nspname, t.typname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-        a.attnotnull, a.atthasdef or a.attidentity <> '', a.attgenerated <> '',
-        case
-            when b.typsend = 0 or b.typreceive = 0 then false
-            when b.typtype = 'e' then true
-            when b.typnamespace <> 'pg_catalog'::regnamespace then false
-            when e.oid is not null then e.typnamespace = 'pg_catalog'::regnamespace
-                and e.typtype in ('b', 'r', 'm') and e.typname !~ '^reg'
-            else b.typtype in ('b', 'r', 'm') and b.typname !~ '^reg'
-        end,
-        b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype),
-        case when a.atthasmissing then a.attmissingval::text end
-    from pg_catalog.pg_attribute a
-    join pg_catalog.pg_type t on t.oid = a.atttypid
-    join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
-    cross join lateral (
-        with recursive domains(oid, typtype, typbasetype) as (
-            select t.oid, t.typtype, t.typbasetype
-            union all
-            select u.oid, u.typtype, u.typbasetype from domains d join pg_catalog.pg_type u on u.oid = d.typbasetype
-            where d.typtype = 'd')
-        select oid from domains where typtype <> 'd') base
-    join pg_catalog.pg_type b on b.oid = base.oid
-    left join pg_catalog.pg_type e on e.oid = b.typelem and b.typcategory = 'A'
-    where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-    order by a.attnum";
+fn columns() -> String {
+    format!(
+        "select a.attname, tn.nspname, t.typname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+            a.attnotnull, a.atthasdef or a.attidentity <> '', a.attgenerated <> '',
+            wire.portable, wire.base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype),
+            case when a.atthasmissing then a.attmissingval::text end
+        from pg_catalog.pg_attribute a
+        join pg_catalog.pg_type t on t.oid = a.atttypid
+        join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
+        cross join lateral {} wire(base, portable)
+        where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
+        order by a.attnum",
+        base_and_portable("a.atttypid")
+    )
+}
 
 const INDEXES: &str = "select i.indisprimary, array_agg(a.attname::text order by k.n)
     from pg_catalog.pg_index i
@@ -152,7 +138,7 @@ pub(super) async fn relation(connection: &Connection, table: &TableName) -> Resu
     }
     let oid: u32 = row.get(0);
     let mut relation = Relation { oid, partitioned: kind == "p", foreign_parts: row.get(2), ..Relation::default() };
-    for row in connection.query(COLUMNS, &[&oid]).await.doing(doing)? {
+    for row in connection.query(&columns(), &[&oid]).await.doing(doing)? {
         relation.columns.push(Column {
             name: row.get(0),
             type_schema: row.get(1),

@@ -5,12 +5,14 @@
 //! Foreign keys and triggers are not made: they would bind rows that only grow to tables that the
 //! full replication replaces. Partitions that are new on the source are made the same way.
 
-use crate::postgres::{Connection, Database, Doing, quote_identifier, quote_qualified};
-use crate::process::Program;
+use std::path::Path;
+
+use crate::postgres::client_programs::{DumpError, PgDump};
+use crate::postgres::{Connection, Database, Doing, quote_identifier, quote_qualified, server_major};
 use crate::replication::settings::TableName;
 
+use super::IncrementalError;
 use super::catalogue::Relation;
-use super::{IncrementalError, LOCK_TIMEOUT};
 
 /// Tables that the target lacks.
 pub(super) struct Absent {
@@ -60,9 +62,10 @@ pub(super) async fn absent(
     Ok((!tables.is_empty()).then_some(Absent { tables }))
 }
 
-/// Makes the tables without indexes.
+/// Makes the tables without indexes. `programs` is the directory of pg_dump; none: it is looked for.
 pub(super) async fn make(
-    source: &Database,
+    (source, source_session): (&Database, &Connection),
+    programs: Option<&Path>,
     target: &Connection,
     table: &TableName,
     absent: &Absent,
@@ -70,18 +73,14 @@ pub(super) async fn make(
     let failed = |reason: String| IncrementalError::Create {
         table: table.clone(),
         reason,
-        way_out: "make first what it needs (schema, types, functions); the full replication does that",
+        way_out: "make first what it needs (schema, types, functions); the full replication does that".to_owned(),
     };
-    let mut args: Vec<String> =
-        ["--section=pre-data", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-password"].map(str::to_owned).to_vec();
-    args.extend(["--no-security-labels".to_owned(), "--encoding=UTF8".to_owned(), format!("--lock-wait-timeout={LOCK_TIMEOUT}")]);
-    for (_, absent) in &absent.tables {
-        // A quoted pattern is exact.
-        args.push(format!("--table={}", quote_qualified(&absent.schema, &absent.name)));
-    }
-    let dump = Program::new("pg_dump").args(args).secret_env(source.client_environment()).output();
-    let dump = dump.await.map_err(|error| IncrementalError::tool(table, &error))?;
-    let dump = String::from_utf8(dump).map_err(|_| failed("pg_dump wrote a text that is not UTF-8".to_owned()))?;
+    let mut what = vec!["--section=pre-data".to_owned()];
+    // A quoted pattern is exact.
+    what.extend(absent.tables.iter().map(|(_, absent)| format!("--table={}", absent.quoted())));
+    let tool = |error: DumpError| IncrementalError::tool(table, error);
+    let program = PgDump::find(programs, server_major(source_session).await?).await.map_err(|e| tool(e.into()))?;
+    let dump = program.script(source, &what).await.map_err(tool)?;
     for (_, absent) in &absent.tables {
         let schema = quote_identifier(&absent.schema);
         let exists: bool = target
@@ -94,20 +93,13 @@ pub(super) async fn make(
             target.batch_execute(&create).await.map_err(|e| failed(crate::postgres::explain(&e)))?;
         }
     }
-    // pg_dump qualifies every name, and writes for these settings.
+    // The dump's own settings are left out: an older server does not know them all. Names are
+    // qualified, and texts written for this one.
     let sql = format!(
         "set local search_path = ''; set local standard_conforming_strings = on;\n{}\n; reset search_path",
-        definitions(&dump)
+        dump.definitions
     );
     target.batch_execute(&sql).await.map_err(|e| failed(crate::postgres::explain(&e)))
-}
-
-/// The definitions of a dump, without the commands around them: these set what an older server
-/// does not know, and hold lines for psql.
-fn definitions(dump: &str) -> &str {
-    let start = dump.find("\n-- Name: ").unwrap_or(0);
-    let end = dump.rfind("\n-- PostgreSQL database dump complete").unwrap_or(dump.len());
-    dump.get(start..end).unwrap_or_default().trim_end().trim_end_matches("--").trim()
 }
 
 /// Builds keys and indexes behind the load.
@@ -149,15 +141,4 @@ pub(super) async fn finish(
         target.batch_execute(&sql).await.doing(building)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_definitions_of_a_dump_are_kept() {
-        let dump = "--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\nSET transaction_timeout = 0;\n\n--\n-- Name: t; Type: TABLE\n--\n\nCREATE TABLE public.t (a int);\n\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n\n";
-        assert_eq!(definitions(dump), "-- Name: t; Type: TABLE\n--\n\nCREATE TABLE public.t (a int);");
-    }
 }

@@ -1,7 +1,7 @@
 //! Rows that appeared below the watermark: candidates from the source, struck out against the
 //! target, the missing ones fetched from the same snapshot.
 
-use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_literal};
+use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_literal, text_form};
 
 use super::catalogue::Relation;
 use super::mapping::Plan;
@@ -114,40 +114,12 @@ fn among(plan: &Plan, source: &Relation, keys: &[Vec<&str>]) -> String {
         .zip(keys)
         .map(|(name, keys)| {
             let sql_type = source.column(name).map_or("text", |c| c.sql_type.as_str());
-            format!("{}::{sql_type}[]", quote_literal(&array(keys)))
+            format!("{}::{sql_type}[]", quote_literal(&text_form::array(keys.iter().copied().map(Some))))
         })
         .collect();
     let columns: Vec<String> = plan.key.columns.iter().map(|c| quote_identifier(c)).collect();
     match arrays.as_slice() {
         [only] => format!("{} = any({only})", columns.join(", ")),
         _ => format!("({}) in (select * from unnest({}))", columns.join(", "), arrays.join(", ")),
-    }
-}
-
-/// An array in PostgreSQL's text form, every element quoted.
-fn array(elements: &[&str]) -> String {
-    let mut text = String::from("{");
-    for (i, element) in elements.iter().enumerate() {
-        text.push_str(if i == 0 { "\"" } else { ",\"" });
-        for c in element.chars() {
-            if matches!(c, '"' | '\\') {
-                text.push('\\');
-            }
-            text.push(c);
-        }
-        text.push('"');
-    }
-    text.push('}');
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn array_elements_are_quoted_whatever_they_hold() {
-        assert_eq!(array(&["1", "2"]), r#"{"1","2"}"#);
-        assert_eq!(array(&["a,b", "\"q\"", "back\\slash", "{}", "NULL", ""]), r#"{"a,b","\"q\"","back\\slash","{}","NULL",""}"#);
     }
 }

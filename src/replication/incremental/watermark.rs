@@ -161,13 +161,6 @@ async fn identity(source: &Connection) -> Result<String, PostgresError> {
     Ok(format!("{}/{}/{}", known(system(source).await?), known(timeline), known(database)))
 }
 
-/// Whether both sessions are with one database. A system identifier alone does not tell: a target
-/// may have been cloned from the source.
-pub(super) async fn same_database(source: &Connection, target: &Connection) -> Result<bool, PostgresError> {
-    let sql = "select pg_catalog.pg_postmaster_start_time()::text || '/' || (select oid::text from pg_catalog.pg_database where datname = current_database())";
-    Ok(text(source, sql).await? == text(target, sql).await? && system(source).await? == system(target).await?)
-}
-
 /// Makes the table of watermarks when it is absent.
 pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
     if flag(target, TABLE_EXISTS).await? {

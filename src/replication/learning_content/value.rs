@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::mapping::{Column, Extractor, Table};
+use crate::postgres::text_form::{self, escape};
 
 /// Appends the row of `item` to `out`, with its line end, and returns the item's id; `None` when
 /// it has none, with nothing appended.
@@ -67,29 +68,9 @@ fn first(value: &Value) -> &Value {
     }
 }
 
-/// PostgreSQL's array literal, with every element in quotes.
+/// PostgreSQL's array literal.
 fn array_text<'v>(elements: impl Iterator<Item = &'v Value>) -> String {
-    let mut text = "{".to_owned();
-    for (number, element) in elements.enumerate() {
-        if number > 0 {
-            text.push(',');
-        }
-        match scalar_text(element) {
-            None => text.push_str("NULL"),
-            Some(element) => {
-                text.push('"');
-                for c in element.chars() {
-                    if matches!(c, '"' | '\\') {
-                        text.push('\\');
-                    }
-                    text.push(c);
-                }
-                text.push('"');
-            }
-        }
-    }
-    text.push('}');
-    text
+    text_form::array(elements.map(scalar_text))
 }
 
 /// Objects and nested arrays become their JSON, as the reference's driver writes them.
@@ -115,19 +96,6 @@ fn truthy(value: &Value) -> bool {
         Value::Number(number) => number.as_f64().is_none_or(|f| f != 0.0),
         Value::String(text) => !text.is_empty(),
         Value::Array(_) | Value::Object(_) => true,
-    }
-}
-
-/// COPY's text format: the five characters that mean something there.
-fn escape(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c => out.push(c),
-        }
     }
 }
 
