@@ -4,16 +4,24 @@
 //! does), verify-ca and verify-full (both check chain and name), and `sslrootcert`.
 
 pub mod client_programs;
+mod copy_out;
 pub mod same;
 pub mod text_form;
 pub mod tls;
+mod wire;
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 use tokio_util::sync::CancellationToken;
+
+pub use copy_out::CopyOut;
+pub use wire::Piece;
 
 use crate::redact::{self, Secret};
 
@@ -155,18 +163,23 @@ impl Database {
         let refused = |reason: String| PostgresError::Connect { database: self.shown.clone(), reason: redact::scrub(&reason) };
         let mut config = self.config.clone();
         config.application_name(format!("bullwork: {purpose}"));
-        let connector = self.tls.connector().map_err(refused)?;
+        let tls = self.tls.connector().map_err(refused)?;
+        let diversion = self.is_wired().then(Arc::<wire::Diversion>::default);
         let opening = async {
-            let (client, connection) = config.connect(connector).await?;
-            let closed = CancellationToken::new();
-            let closing = closed.clone();
-            let task = tokio::spawn(async move {
-                // The client's own calls report the error; here only the end matters.
-                let _ = connection.await;
-                closing.cancel();
-            });
-            let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone() };
-            let session = Connection { client, closed, task, canceller };
+            let (client, (task, closed)) = match &diversion {
+                Some(diversion) => {
+                    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+                    let connector = wire::Connector { tls, mode: self.tls.wire_mode(), diversion: Arc::clone(diversion) };
+                    let (client, connection) = config.connect(connector).await?;
+                    (client, drive(connection))
+                }
+                None => {
+                    let (client, connection) = config.connect(tls).await?;
+                    (client, drive(connection))
+                }
+            };
+            let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone(), wired: diversion.is_some() };
+            let session = Connection { client, closed, task, canceller, diversion };
             // Refused by servers on systems that cannot tell; the session is good without.
             let _ = session.batch_execute(NOTICE_OUR_END).await;
             Ok::<_, tokio_postgres::Error>(session)
@@ -176,6 +189,13 @@ impl Database {
             Ok(Err(error)) => Err(refused(explain(&error))),
             Err(_) => Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs() + 5))),
         }
+    }
+
+    /// Whether sessions go over our own [`wire`]: the driver lets us in below it only where TLS could be.
+    fn is_wired(&self) -> bool {
+        use tokio_postgres::config::Host;
+        let over_tcp = self.config.get_hosts().iter().all(|host| matches!(host, Host::Tcp(_)));
+        over_tcp && self.config.get_ssl_negotiation() == SslNegotiation::Postgres
     }
 
     /// The environment that makes a PostgreSQL client program connect here, so that nothing
@@ -215,6 +235,22 @@ pub struct Connection {
     closed: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     canceller: Canceller,
+    diversion: Option<Arc<wire::Diversion>>,
+}
+
+/// Moves a session's messages until it ends; the token tells that it has.
+fn drive<T>(connection: tokio_postgres::Connection<tokio_postgres::Socket, T>) -> (tokio::task::JoinHandle<()>, CancellationToken)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let closed = CancellationToken::new();
+    let closing = closed.clone();
+    let task = tokio::spawn(async move {
+        // The client's own calls report the error; here only the end matters.
+        let _ = connection.await;
+        closing.cancel();
+    });
+    (task, closed)
 }
 
 /// Asks the server to give up what a session is doing. A closed socket alone does not: the
@@ -223,14 +259,22 @@ pub struct Connection {
 pub struct Canceller {
     token: tokio_postgres::CancelToken,
     tls: tls::Mode,
+    wired: bool,
 }
 
 impl Canceller {
     /// Sends the request; best effort, for the session may be gone.
     pub async fn cancel(&self) {
-        if let Ok(connector) = self.tls.connector() {
-            let _ = tokio::time::timeout(Duration::from_secs(5), self.token.cancel_query(connector)).await;
-        }
+        let Ok(tls) = self.tls.connector() else { return };
+        let asking = async {
+            if self.wired {
+                let connector = wire::Connector { tls, mode: self.tls.wire_mode(), diversion: Arc::default() };
+                self.token.cancel_query(connector).await
+            } else {
+                self.token.cancel_query(tls).await
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), asking).await;
     }
 }
 

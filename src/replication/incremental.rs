@@ -188,7 +188,7 @@ impl Incremental {
     async fn work(&self, run: &Run) -> Result<Summary, IncrementalError> {
         run.info("Start incremental replication");
         run.progress(|p| p.phase = "preparing".to_owned());
-        let (source, target) = tokio::try_join!(
+        let (mut source, target) = tokio::try_join!(
             self.source.connect("incremental replication, source"),
             self.target.connect("incremental replication, target")
         )?;
@@ -217,7 +217,7 @@ impl Incremental {
         }
 
         target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
-        match self.transaction(run, &source, &target, &state, sources).await {
+        match self.transaction(run, &mut source, &target, &state, sources).await {
             Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
                 foreign_keys::validate(run, &target, &tables).await?;
@@ -236,7 +236,7 @@ impl Incremental {
     async fn transaction(
         &self,
         run: &Run,
-        source: &Connection,
+        source: &mut Connection,
         target: &Connection,
         state: &SourceState,
         sources: Vec<(TableName, Relation)>,
@@ -342,7 +342,7 @@ async fn open_snapshot(source: &Connection, tables: &[TableName]) -> Result<Sour
 
 async fn copy_table(
     run: &Run,
-    source: &Connection,
+    source: &mut Connection,
     target: &Connection,
     state: &SourceState,
     item: &Work,

@@ -117,7 +117,7 @@ impl Pool<'_> {
                     if source.is_none() {
                         source = Some(self.sessions.source_in(self.snapshot).await?);
                     }
-                    if let Some(source) = &source {
+                    if let Some(source) = &mut source {
                         self.copy(index, source, target.client_mut()).await?;
                     }
                     self.after_copy(index)
@@ -168,7 +168,7 @@ impl Pool<'_> {
         }
     }
 
-    async fn copy(&self, index: usize, source: &Client, target: &mut Client) -> anyhow::Result<()> {
+    async fn copy(&self, index: usize, source: &mut Connection, target: &mut Client) -> anyhow::Result<()> {
         let table = &self.work[index].table;
         let start = Instant::now();
         let Copied { rows, bytes } = copy(source, target, table, |rows, bytes| {

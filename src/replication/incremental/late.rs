@@ -23,7 +23,7 @@ pub(super) struct LateRows {
 }
 
 pub(super) async fn copy(
-    source: &Connection,
+    source: &mut Connection,
     target: &Connection,
     state: &SourceState,
     item: &Work,

@@ -1,18 +1,13 @@
 //! One `COPY … TO STDOUT` on the source into one `COPY … FROM STDIN` on the target.
 //!
-//! Memory is bounded: the source is read only as fast as the target writes. The server sends a
-//! message for each row; they are gathered, because a message a row on the way out costs twice the
-//! processor time.
+//! Memory is bounded: the source is read only as fast as the target writes.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use bytes::Bytes;
+use futures_util::SinkExt;
 
 use crate::postgres::{Connection, Doing, PostgresError};
 
 use super::mapping::Plan;
-
-/// Bytes sent to the target at once.
-const CHUNK: usize = 128 * 1024;
 
 /// What a copy moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +30,7 @@ impl Copied {
 
 /// Copies the plan's columns as `select` (a `COPY … TO STDOUT`) sends them.
 pub(super) async fn copy(
-    source: &Connection,
+    source: &mut Connection,
     select: &str,
     target: &Connection,
     plan: &Plan,
@@ -48,7 +43,7 @@ pub(super) async fn copy(
 
 /// Streams `from` on the source into `into` on the target; `what` is for errors.
 pub(super) async fn pipe(
-    source: &Connection,
+    source: &mut Connection,
     from: &str,
     target: &Connection,
     into: &str,
@@ -58,40 +53,28 @@ pub(super) async fn pipe(
 ) -> Result<Copied, PostgresError> {
     let reading = || format!("copying {what}: reading from the source");
     let writing = || format!("copying {what}: writing to the target");
-    let rows = source.copy_out(from).await.doing(reading)?;
-    let sink = target.copy_in::<_, Bytes>(into).await.doing(writing)?;
-    let (mut rows, mut sink) = (Box::pin(rows), Box::pin(sink));
+    let mut rows = source.copy_out_in_pieces(from).await.doing(reading)?;
+    let mut sink = Box::pin(target.copy_in::<_, Bytes>(into).await.doing(writing)?);
     let mut copied = Copied::default();
-    let mut chunk = BytesMut::with_capacity(2 * CHUNK);
     loop {
-        match rows.next().await {
-            Some(Ok(row)) => {
-                copied.read += 1;
-                chunk.extend_from_slice(&row);
-                if chunk.len() < CHUNK {
-                    continue;
-                }
-            }
-            Some(Err(error)) => {
+        let piece = match rows.next().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break,
+            Err(error) => {
                 // Dropping the sink before its end sends CopyFail: the target must not take a
                 // broken stream for a short one. The caller rolls back.
                 drop(sink);
                 return Err(error).doing(reading);
             }
-            None => break,
-        }
-        copied.bytes += chunk.len() as u64;
+        };
+        copied.read += piece.messages;
         copied.rows = copied.read;
+        copied.bytes += piece.bytes.len() as u64;
         moved(&copied);
-        if sink.feed(chunk.split().freeze()).await.is_err() {
+        if sink.feed(piece.bytes).await.is_err() {
             // The sink only knows that the session is over; its end tells more.
             break;
         }
-        chunk.reserve(2 * CHUNK);
-    }
-    if !chunk.is_empty() {
-        copied.bytes += chunk.len() as u64;
-        let _ = sink.feed(chunk.freeze()).await;
     }
     copied.rows = sink.as_mut().finish().await.doing(writing)?;
     if binary {

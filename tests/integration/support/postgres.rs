@@ -121,6 +121,32 @@ impl Cluster {
         cluster
     }
 
+    /// A fresh cluster that speaks TLS with a certificate for 127.0.0.1, and the file of the root
+    /// that vouches for it.
+    pub fn start_with_tls() -> (Cluster, PathBuf) {
+        let mut cluster = Cluster::start();
+        cluster.stop_in_order();
+        let authority_key = rcgen::KeyPair::generate().expect("a key can be made");
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = authority.self_signed(&authority_key).expect("a root can be made");
+        let key = rcgen::KeyPair::generate().expect("a key can be made");
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])
+            .and_then(|parameters| parameters.signed_by(&key, &issuer))
+            .expect("a certificate can be made");
+        for (name, text) in [("server.crt", server.pem()), ("server.key", key.serialize_pem())] {
+            let file = cluster.data().join(name);
+            std::fs::write(&file, text).expect("the data directory is writable");
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("it is ours");
+            give_to_server_user(&file);
+        }
+        let file = cluster.directory.path().join("root.crt");
+        std::fs::write(&file, root.pem()).expect("the directory is writable");
+        cluster.launch(&["ssl=on"]);
+        (cluster, file)
+    }
+
     fn launch(&mut self, settings: &[&str]) {
         let mut command = Command::new(programs().join("postgres"));
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k", ""]);
