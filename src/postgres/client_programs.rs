@@ -140,7 +140,7 @@ fn usable(found: Option<PgDump>, directory: Option<&Path>, needed: u32) -> Resul
     let problem = match found {
         Some(found) if found.major >= needed => return Ok(found),
         Some(old) => format!(
-            "pg_dump {} ({}) is older than the source server, which needs version {needed} or newer",
+            "pg_dump {} ({}) is older than the server that it reads, of version {needed}",
             old.version,
             old.path.display()
         ),

@@ -93,7 +93,7 @@ async fn a_missing_or_old_pg_dump_is_told_with_the_way_out() {
     std::fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n").unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let error = world.fail().await;
-    assert!(error.contains("pg_dump 9.6.24") && error.contains("is older than the source server"), "{error}");
+    assert!(error.contains("pg_dump 9.6.24") && error.contains("is older than the server that it reads"), "{error}");
     assert_eq!(world.text("select id::text from small").await, "42");
 }
 
