@@ -22,6 +22,7 @@ mod packaging;
 mod parse_logs;
 mod postgres;
 mod queue;
+mod redis_faults;
 mod repl;
 mod scheduler;
 mod schema_export;

@@ -2,6 +2,7 @@
 
 pub mod lines;
 pub mod postgres;
+pub mod proxy;
 pub mod redis;
 
 use std::net::TcpListener;

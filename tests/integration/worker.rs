@@ -119,7 +119,7 @@ fn scopeguard(script: Arc<Script>) -> impl Drop {
 
 const POLICY: RetryPolicy = RetryPolicy { attempts: 3, base: Duration::from_millis(50), keep_completed: 100, keep_failed: 100 };
 
-struct Worker {
+pub(crate) struct Worker {
     quiet: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -130,41 +130,46 @@ impl Worker {
     }
 
     fn timed(bench: &Bench, then: Option<Queue>, lock: Duration) -> Worker {
+        Worker::at(bench, &bench.redis.url(), then, lock)
+    }
+
+    /// One that reaches its Redis at `url`.
+    pub(crate) fn at(bench: &Bench, url: &str, then: Option<Queue>, lock: Duration) -> Worker {
         let quiet = CancellationToken::new();
         let kind = Kind::of(Chore { script: bench.script.clone(), target: bench.target.clone(), limit: bench.limit });
         // A handle of its own, as another process would have.
-        let queue = Queue::new(Redis::new(&bench.redis.url()).unwrap(), "bull", Chore::QUEUE, Clock::System);
+        let queue = Queue::new(Redis::new(url).unwrap(), "bull", Chore::QUEUE, Clock::System);
         let timing = Timing { lock, stall_check: lock / 2 };
         let task = tokio::spawn(worker::serve(vec![Consumed { kind, queue, then }], POLICY, timing, quiet.clone()));
         Worker { quiet, task }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.quiet.cancel();
         tokio::time::timeout(Duration::from_secs(25), self.task).await.expect("the worker stops in time").unwrap();
     }
 }
 
-struct Bench {
-    redis: RedisServer,
-    queue: Queue,
+pub(crate) struct Bench {
+    pub(crate) redis: RedisServer,
+    pub(crate) queue: Queue,
     script: Arc<Script>,
     target: Option<Database>,
     limit: Option<Duration>,
 }
 
 impl Bench {
-    fn start() -> Bench {
+    pub(crate) fn start() -> Bench {
         let redis = RedisServer::start_durable();
         let queue = Queue::new(Redis::new(&redis.url()).unwrap(), "bull", Chore::QUEUE, Clock::System);
         Bench { redis, queue, script: Arc::default(), target: None, limit: None }
     }
 
-    async fn add(&self, data: Value) -> String {
+    pub(crate) async fn add(&self, data: Value) -> String {
         self.queue.add(&NewJob::unnamed(data, POLICY.options())).await.unwrap().id().to_owned()
     }
 
-    async fn counts(&self) -> Counts {
+    pub(crate) async fn counts(&self) -> Counts {
         self.queue.counts().await.unwrap()
     }
 

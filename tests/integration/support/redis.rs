@@ -59,8 +59,14 @@ impl RedisServer {
 
     /// Starts a killed durable server again on the same port.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// The same with more options.
+    pub fn restart_with(&mut self, options: &[&str]) {
         self.server = None;
-        self.launch(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+        let durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"];
+        self.launch(&[&durable, options].concat());
     }
 
     pub fn url(&self) -> String {
