@@ -64,9 +64,11 @@ impl Schedule {
     /// A schedule with a fixed cron expression, told as `name` when it is wrong.
     pub fn of(reader: &Reader<'_>, name: &str, cron: String) -> Self {
         let time_zone = reader.text(&SCHEDULE_TZ);
+        // Each by itself: one mistake must not hide the other.
         if let Err(error) = cron::check("0 0 * * *", Some(&time_zone)) {
             reader.problem(SCHEDULE_TZ.name, error.to_string());
-        } else if let Err(error) = cron::check(&cron, Some(&time_zone)) {
+        }
+        if let Err(error) = cron::check(&cron, None) {
             reader.problem(name, error.to_string());
         }
         Schedule {

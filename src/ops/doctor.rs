@@ -8,6 +8,7 @@ use super::store::Store;
 use crate::config::{Environment, Reader};
 use crate::jobs;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
+use crate::postgres::same::same_database;
 use crate::postgres::{Database, Doing, explain};
 use crate::replication::settings::{self as replication, SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
 use crate::worker::{RetryPolicy, Timing};
@@ -79,6 +80,9 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     if let Some(target) = &target {
         findings.extend(examine_target(target, source_major).await);
     }
+    if let (Some(source), Some(target)) = (&source, &target) {
+        findings.extend(two_databases(source, target).await);
+    }
     if let Some(major) = source_major {
         findings.push(client_tools(&reader, major).await);
     }
@@ -106,7 +110,13 @@ fn database(environment: &Environment, setting: &'static crate::config::Setting)
 async fn redis(store: &Store) -> Vec<Finding> {
     let mut connection = match store.redis().connection().await {
         Ok(connection) => connection,
-        Err(error) => return vec![Finding::bad("Redis", error.to_string(), "start Redis, or set REDIS_URL")],
+        Err(error) => {
+            return vec![Finding::bad(
+                "Redis",
+                error.to_string(),
+                "start Redis, or correct address, user and password in REDIS_URL",
+            )];
+        }
     };
     let info: Result<String, _> = redis::cmd("INFO").query_async(&mut *connection).await;
     let info = match info {
@@ -196,6 +206,20 @@ async fn examine_source(source: &Database) -> (Vec<Finding>, Option<u32>) {
         Err(error) => findings.push(Finding::warning("source rights", explain(&error), "")),
     }
     (findings, major)
+}
+
+/// Nothing when either cannot be reached, which has been told.
+async fn two_databases(source: &Database, target: &Database) -> Option<Finding> {
+    let (a, b) = (source.connect("doctor").await.ok()?, target.connect("doctor").await.ok()?);
+    Some(match same_database(&a, &b).await {
+        Ok(false) => Finding::good("two databases", "source and target are not the same"),
+        Ok(true) => Finding::bad(
+            "two databases",
+            format!("source and target are one database ({target}): a full copy would drop what it copies, so every run refuses"),
+            "correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
+        ),
+        Err(error) => Finding::warning("two databases", error.to_string(), "make sure that they are not the same"),
+    })
 }
 
 async fn examine_target(target: &Database, source_major: Option<u32>) -> Vec<Finding> {

@@ -210,7 +210,7 @@ mod tests {
         assert!(text.contains("no pg_dump") && text.contains("postgresql-client-16") && text.contains("PG_BIN"), "{text}");
         let old = PgDump { path: "/x/pg_dump".into(), version: "13.2".into(), major: 13 };
         let text = usable(Some(old.clone()), None, 16).unwrap_err().to_string();
-        assert!(text.contains("pg_dump 13.2") && text.contains("version 16 or newer"), "{text}");
+        assert!(text.contains("pg_dump 13.2") && text.contains("of version 16"), "{text}");
         assert!(usable(Some(old), None, 13).is_ok());
     }
 

@@ -144,6 +144,20 @@ fn the_sample_can_be_loaded_as_it_is() {
     assert!(text(&output).contains("10 5 * * *"));
 }
 
+#[test]
+fn a_bad_schedule_and_a_bad_time_zone_are_both_told() {
+    let settings = [
+        ("SOURCE_DATABASE_URL", "postgres://owner@127.0.0.1/production"),
+        ("TARGET_DATABASE_URL", "postgres://owner@127.0.0.1/warehouse"),
+        ("SCHEDULE", "61 * * * *"),
+        ("SCHEDULE_TZ", "Mars/Crater"),
+    ];
+    let output = bullwork(empty().path(), &settings, &["scheduler"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = errors(&output);
+    assert!(told.contains("SCHEDULE_TZ: time zone `Mars/Crater`") && told.contains("SCHEDULE: "), "{told}");
+}
+
 #[tokio::test]
 async fn doctor_tells_what_is_wrong_and_what_to_do() {
     let cluster = Cluster::start();
@@ -157,6 +171,13 @@ async fn doctor_tells_what_is_wrong_and_what_to_do() {
     let output = bullwork(directory.path(), &good, &["doctor"]);
     assert!(output.status.success(), "{}{}", text(&output), errors(&output));
     assert!(text(&output).contains("noeviction") && text(&output).contains("pg_dump"), "{}", text(&output));
+    assert!(text(&output).contains("source and target are not the same"), "{}", text(&output));
+
+    let twice = source.replace("127.0.0.1", "localhost");
+    let same = [("SOURCE_DATABASE_URL", source.as_str()), ("TARGET_DATABASE_URL", twice.as_str()), ("REDIS_URL", store.as_str())];
+    let output = bullwork(directory.path(), &same, &["doctor"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("source and target are one database"), "{}", text(&output));
 
     let mut connection = redis.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").query_async::<()>(&mut connection).await.unwrap();
