@@ -31,12 +31,13 @@
 //! - [`options`]: what a producer asks for, stored as `opts`
 //! - [`job`]: a job as stored, and one to add
 //! - `add` `take` `settle` `delayed` `stalled`: the life of a job
-//! - `repeat`: schedules · `operate`: what people do by hand · `look`: counts, lists, states
+//! - `repeat`: schedules · `operate`: what people do by hand · `clean`: removing many · `look`: counts, lists, states
 //! - `tell` `events`: what runs tell, and what is published
 //!
-//! Not here yet: cleaning, obliterate, rate limits, debounce, metrics.
+//! Not here yet: rate limits, metrics.
 
 mod add;
+mod clean;
 mod delayed;
 mod error;
 mod events;
@@ -56,12 +57,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use add::Added;
+pub use clean::Cleaned;
 pub use error::QueueError;
 pub use events::{Event, EventStream};
 pub use job::{Job, NewJob};
 pub use look::{Counts, State};
 pub use operate::CancelOutcome;
-pub use options::{Backoff, JobOptions, Keep};
+pub use options::{Backoff, Debounce, JobOptions, Keep};
 pub use repeat::{Armed, Repeat, RepeatEntry};
 pub use settle::{Completed, Failed, Failure};
 pub use stalled::StallCheck;
@@ -133,7 +135,7 @@ impl Queue {
     }
 
     /// A connection for short commands; refused for a queue that cannot have a name in Redis.
-    async fn connection(&self) -> Result<deadpool_redis::Connection, QueueError> {
+    async fn connection(&self) -> Result<crate::redis::Connection, QueueError> {
         if self.inner.name.is_empty() || self.inner.name.chars().any(char::is_control) {
             return Err(QueueError::InvalidName);
         }

@@ -1,21 +1,23 @@
-//! Redis: the connection pool and dedicated connections. Knows no key.
+//! Redis: the shared connection and dedicated ones. Knows no key.
 //!
 //! Hazard (design §4): a redis connection has a response timeout and a dropped future does not
-//! stop the server-side command, so the pool is for short commands only; a subscriber gets a
-//! connection of its own.
+//! stop the server-side command, so the [`Connection`] that all share is for short commands only; a
+//! subscriber, or whoever blocks, gets a connection of its own.
 
+mod connection;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, Runtime};
+use redis::IntoConnectionInfo;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, IntoConnectionInfo};
+
+pub use connection::Connection;
 
 use crate::redact;
 
-/// Longest wait for one short command, and for a connection.
+/// Longest wait for the answer to one short command, and for a connection.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most connections for short commands.
-const POOL_SIZE: usize = 16;
 
 /// A peer that vanished without a word is noticed within half a minute: a subscriber only reads, so nothing else
 /// would ever tell it. Commands are small and wait for their answer, so none is held back to fill a packet.
@@ -25,7 +27,7 @@ fn tcp() -> TcpSettings {
 }
 
 /// What can go wrong between us and Redis.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisError {
     /// The URL cannot be used.
     #[error("REDIS_URL {0}")]
@@ -52,7 +54,7 @@ impl From<redis::RedisError> for RedisError {
 /// A Redis server. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis {
-    pool: Pool,
+    shared: Arc<connection::Shared>,
     client: redis::Client,
     shown: String,
 }
@@ -78,20 +80,8 @@ impl Redis {
         let bad =
             |e: String| RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&e)));
         let info = url.into_connection_info().map_err(|e| bad(e.to_string()))?.set_tcp_settings(tcp());
-        let client = redis::Client::open(info.clone()).map_err(|e| bad(e.to_string()))?;
-        let times = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        let manager = Manager::new_with_config(info, times).map_err(|e| bad(e.to_string()))?;
-        let pool = Pool::builder(manager)
-            .runtime(Runtime::Tokio1)
-            .max_size(POOL_SIZE)
-            .wait_timeout(Some(COMMAND_TIMEOUT))
-            .create_timeout(Some(COMMAND_TIMEOUT))
-            .recycle_timeout(Some(COMMAND_TIMEOUT))
-            .build()
-            .map_err(|e| bad(e.to_string()))?;
-        Ok(Redis { pool, client, shown })
+        let client = redis::Client::open(info).map_err(|e| bad(e.to_string()))?;
+        Ok(Redis { shared: Arc::default(), client, shown })
     }
 
     /// The URL without password.
@@ -104,12 +94,17 @@ impl Redis {
         RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason.to_string()) }
     }
 
-    /// A pooled connection for short commands.
+    /// The connection that all share, for short commands.
     ///
     /// # Errors
     /// When none is to be had within 10 s.
-    pub async fn connection(&self) -> Result<deadpool_redis::Connection, RedisError> {
-        self.pool.get().await.map_err(|e| self.refused(e))
+    pub async fn connection(&self) -> Result<Connection, RedisError> {
+        self.shared.get(|| self.open(Some(COMMAND_TIMEOUT))).await
+    }
+
+    async fn open(&self, response_timeout: Option<Duration>) -> Result<redis::aio::MultiplexedConnection, RedisError> {
+        let config = connection::config(response_timeout);
+        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| self.refused(e))
     }
 
     /// A connection of its own for subscriptions.

@@ -118,7 +118,7 @@ async fn redis(store: &Store) -> Vec<Finding> {
             )];
         }
     };
-    let info: Result<String, _> = redis::cmd("INFO").query_async(&mut *connection).await;
+    let info: Result<String, _> = redis::cmd("INFO").query_async(&mut connection).await;
     let info = match info {
         Ok(info) => info,
         Err(error) => {

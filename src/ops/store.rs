@@ -63,7 +63,7 @@ impl Store {
     pub async fn check(&self) -> anyhow::Result<()> {
         let mut connection = self.redis.connection().await.context("start Redis, or set REDIS_URL")?;
         redis::cmd("PING")
-            .query_async::<()>(&mut *connection)
+            .query_async::<()>(&mut connection)
             .await
             .map_err(crate::redis::RedisError::from)
             .with_context(|| format!("asking Redis at {}", self.shown()))

@@ -23,6 +23,9 @@ pub enum QueueError {
     /// A worker runs the job; it has to end or be cancelled first.
     #[error("job `{0}` is being run; cancel it first or wait for its end")]
     Locked(String),
+    /// A queue whose jobs run is not deleted unless forced.
+    #[error("{0} jobs of the queue are being run; wait for their end or force it")]
+    ActiveJobs(u64),
     /// Only completed and failed jobs can be run again.
     #[error("job `{0}` is neither failed nor completed")]
     NotFinished(String),

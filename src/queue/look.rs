@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Last part of the key that lists its jobs.
-    fn list(self) -> Option<&'static str> {
+    pub(super) fn list(self) -> Option<&'static str> {
         match self {
             State::Waiting => Some("wait"),
             State::Stuck => None,

@@ -48,6 +48,15 @@ pub enum Keep {
     },
 }
 
+/// Jobs that stand for the same thing: while one of them holds the name, adding another adds nothing (wire format §6.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// What they stand for.
+    pub id: String,
+    /// How long the name is held, in milliseconds; until the job is finished or removed when absent.
+    pub ttl: Option<u64>,
+}
+
 /// What a producer asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobOptions {
@@ -73,6 +82,8 @@ pub struct JobOptions {
     pub timeout: Option<u64>,
     /// Newest stack traces kept; all when absent or 0.
     pub stack_trace_limit: Option<u64>,
+    /// What it stands for, so that it is not added twice.
+    pub debounce: Option<Debounce>,
     /// Members this type does not know, kept as they are.
     pub other: Map<String, Value>,
 }
@@ -194,6 +205,13 @@ impl JobOptions {
         if let Some(id) = &self.job_id {
             opts.insert("jobId".into(), json!(id));
         }
+        if let Some(debounce) = &self.debounce {
+            let mut stored = json!({"id": debounce.id});
+            if let Some(ttl) = debounce.ttl {
+                stored["ttl"] = json!(ttl);
+            }
+            opts.insert("debounce".into(), stored);
+        }
         opts.insert("attempts".into(), json!(self.attempts.max(1)));
         opts.insert("delay".into(), json!(self.delay));
         opts.insert("timestamp".into(), json!(self.timestamp.unwrap_or(now)));
@@ -223,6 +241,14 @@ impl JobOptions {
             Value::Number(id) => Some(id.to_string()),
             _ => None,
         });
+        let debounce = take("debounce").and_then(|stored| {
+            let id = match stored.get("id")? {
+                Value::String(id) => id.clone(),
+                Value::Number(id) => id.to_string(),
+                _ => return None,
+            };
+            Some(Debounce { id, ttl: whole(stored.get("ttl")).filter(|ttl| *ttl > 0) })
+        });
         let backoff = match take("backoff") {
             Some(Value::Object(stored)) => Some(Backoff {
                 kind: stored.get("type").and_then(Value::as_str).unwrap_or("fixed").to_owned(),
@@ -242,6 +268,7 @@ impl JobOptions {
             remove_on_fail: Keep::from_json(fail.as_ref()),
             timeout: whole(timeout.as_ref()),
             stack_trace_limit: whole(limit.as_ref()),
+            debounce,
             other,
         }
     }
@@ -290,6 +317,7 @@ mod tests {
             remove_on_fail: Keep::Age { seconds: 9, count: Some(1) },
             timeout: Some(100),
             stack_trace_limit: Some(2),
+            debounce: Some(Debounce { id: "user 7".into(), ttl: Some(500) }),
             other: json!({"custom": [1]}).as_object().cloned().unwrap_or_default(),
         };
         assert_eq!(JobOptions::from_json(&options.to_json(0)), options);

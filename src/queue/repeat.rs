@@ -299,6 +299,7 @@ impl Queue {
             delay,
             priority: options::whole(opts.get("priority")).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
             lifo: options::truthy(opts.get("lifo")),
+            debounce: None,
             opts,
             id,
         };

@@ -9,6 +9,10 @@ use redis::{Script, ScriptInvocation, Value};
 
 use super::{Queue, QueueError};
 
+const NO_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
+/// How often a script is sent to a server that forgets it at once.
+const SENDS: u32 = 10;
+
 macro_rules! scripts {
     ($($name:ident = $file:literal;)*) => {
         $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
@@ -34,6 +38,8 @@ scripts! {
     PROMOTE = "promote.lua";
     REMOVE = "remove.lua";
     CANCEL = "cancel.lua";
+    CLEAN = "clean.lua";
+    OBLITERATE = "obliterate.lua";
     STATE = "state.lua";
     READ = "read.lua";
     LOG = "log.lua";
@@ -95,7 +101,15 @@ impl Queue {
     /// Runs a script; `id` is the job it is about, for the refusals.
     pub(super) async fn run(&self, id: &str, call: &ScriptInvocation<'_>) -> Result<Answer, QueueError> {
         let mut connection = self.connection().await?;
-        let values: Vec<Value> = call.invoke_async(&mut connection).await?;
+        let mut tries = 0;
+        let values: Vec<Value> = loop {
+            tries += 1;
+            match call.invoke_async(&mut connection).await {
+                // Forgotten again between sending the script and running it: it was not run.
+                Err(error) if tries < SENDS && error.kind() == NO_SCRIPT => {}
+                other => break other?,
+            }
+        };
         let mut rest = values.into_iter();
         let Some(Value::Int(code)) = rest.next() else {
             return Err(QueueError::Answer("it does not begin with a code".into()));
@@ -108,6 +122,7 @@ impl Queue {
             -3 => Err(QueueError::NotActive(id.to_owned())),
             -4 => Err(QueueError::NotDelayed(id.to_owned())),
             -5 => Err(QueueError::Locked(id.to_owned())),
+            -8 => Err(QueueError::ActiveJobs(answer.text()?.parse().unwrap_or(0))),
             -7 => Err(QueueError::NotFinished(id.to_owned())),
             -9 => Err(QueueError::WrongType(answer.text()?)),
             other => Err(QueueError::Answer(format!("code {other}"))),

@@ -3,6 +3,7 @@
 mod bench;
 mod events;
 mod hostile;
+mod many;
 mod operators;
 mod places;
 mod schedules;

@@ -151,8 +151,10 @@ async fn a_redis_that_loads_its_data_for_seconds_is_waited_for() {
     }
     let () = fill.query_async(&mut bench.redis.connection().await).await.unwrap();
     bench.redis.restart_with(&["--key-load-delay", "1000"]);
-    let loading = bench.queue.counts().await.expect_err("it loads").to_string();
-    assert!(loading.to_lowercase().contains("loading"), "{loading}");
+    eventually("it says that it loads", RECOVERY, async || {
+        bench.queue.counts().await.is_err_and(|error| error.to_string().to_lowercase().contains("loading"))
+    })
+    .await;
     eventually("it has loaded", RECOVERY, async || bench.queue.counts().await.is_ok()).await;
     all_complete(&bench, &ids).await;
     worker.stop().await;

@@ -2,7 +2,7 @@
 --
 -- KEYS  1-11 the queue, 12 the run's job
 -- ARGV  1-3 header, 4 repeat key, 5 slot, 6 id of a run without its slot, 7 '1': only if the schedule still stands,
---       8-15 the run (see `insert`)
+--       8-17 the run (see `insert`)
 -- before: schedule absent, or dead (its run is finished, lost or was removed), or its run was just taken
 -- after:  one member in repeat with the slot as score, one pending run with the id for that slot
 -- answers {0} the schedule was removed, {1, slot} a run is pending already, {2, slot} added

@@ -2,7 +2,7 @@
 --
 -- KEYS  1-11 the queue, 12 job, 13 lock, 14 order to cancel, then with a successor: 15-25 its queue
 -- ARGV  1-3 header, 4 id, 5 token, 6 result as JSON, 7 message, 8 count and 9 age to keep,
---       with a successor: 10 prefix and 11 publisher of its queue, 12-19 the job (see `insert`)
+--       with a successor: 10 prefix and 11 publisher of its queue, 12-21 the job (see `insert`)
 -- before: job active, locked by the token
 -- after:  job in completed with returnvalue and finishedOn (or gone, by its retention), successor in its line
 -- answers {0} done, {1, id} done and successor added, {2, id} done and the successor's id was there already
@@ -30,6 +30,6 @@ finish(q, q.completed, id, ARGV[3], 'returnvalue', ARGV[6], tonumber(ARGV[8]), t
 redis.call('DEL', KEYS[14])
 redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
 if successor then
-  return {added and 1 or 2, next_id}
+  return {added == 1 and 1 or 2, next_id}
 end
 return {0}

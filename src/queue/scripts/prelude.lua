@@ -6,7 +6,7 @@
 -- Every script answers {code, ...}: 0 or more is success, below 0 a refusal (src/queue/scripts.rs names them).
 -- Redis does not undo what a script did before an error, so a script looks at types and states first and writes
 -- after that: whatever a key holds, a script either does all of its work or none.
-local MISSING, NO_LOCK, NOT_ACTIVE, NOT_DELAYED, LOCKED, OTHER_LOCK, NOT_FINISHED, WRONG_TYPE = -1, -2, -3, -4, -5, -6, -7, -9
+local MISSING, NO_LOCK, NOT_ACTIVE, NOT_DELAYED, LOCKED, OTHER_LOCK, NOT_FINISHED, ACTIVE, WRONG_TYPE = -1, -2, -3, -4, -5, -6, -7, -8, -9
 
 local BLOCK = {
   {'wait', 'list'}, {'paused', 'list'}, {'active', 'list'}, {'delayed', 'zset'}, {'priority', 'zset'},
@@ -177,8 +177,24 @@ local function retention(job, member)
   return number_of(keep, -1), -1
 end
 
--- Adds a job. `first` is where its eight arguments begin: custom id or '', name, data, opts, timestamp, delay,
--- priority, lifo. Returns the id, and whether a job was added.
+-- Holds a debounce for `id`, for `ttl` ms or ('') until the job ends. The id of the job that holds it already, or nil.
+local function hold_debounce(q, name, ttl, id)
+  local key = q.prefix .. 'de:' .. name
+  local held
+  if ttl == '' then
+    held = redis.call('SET', key, id, 'NX')
+  else
+    held = redis.call('SET', key, id, 'PX', ttl, 'NX')
+  end
+  -- What is no text is nobody's debounce.
+  if not held and redis.call('TYPE', key).ok == 'string' then
+    return redis.call('GET', key)
+  end
+end
+
+-- Adds a job. `first` is where its ten arguments begin: custom id or '', name, data, opts, timestamp, delay,
+-- priority, lifo, debounce or '', its time in ms or ''.
+-- Returns the id and 1; or that of a job which is there already and 0 (the id is taken) or 2 (it holds the debounce).
 local function insert(q, first)
   local id, timestamp, delay = ARGV[first], ARGV[first + 4], tonumber(ARGV[first + 5])
   local counter = redis.call('INCR', q.counter)
@@ -191,10 +207,21 @@ local function insert(q, first)
     end
   elseif redis.call('EXISTS', q.prefix .. id) == 1 then
     redis.call('PUBLISH', q.prefix .. 'duplicated@' .. q.publisher, id)
-    return id, false
+    return id, 0
+  end
+  local debounce = ARGV[first + 8]
+  if debounce ~= '' then
+    local holder = hold_debounce(q, debounce, ARGV[first + 9], id)
+    if holder then
+      redis.call('PUBLISH', q.prefix .. 'debounced@' .. q.publisher, holder)
+      return holder, 2
+    end
   end
   redis.call('HSET', q.prefix .. id, 'name', ARGV[first + 1], 'data', ARGV[first + 2], 'opts', ARGV[first + 3],
     'timestamp', timestamp, 'delay', ARGV[first + 5], 'priority', ARGV[first + 6])
+  if debounce ~= '' then
+    redis.call('HSET', q.prefix .. id, 'deid', debounce)
+  end
   if delay > 0 then
     local due = tonumber(timestamp) + delay
     redis.call('ZADD', q.delayed, delayed_score(due, counter), id)
@@ -203,6 +230,6 @@ local function insert(q, first)
     push(q, id, tonumber(ARGV[first + 6]), ARGV[first + 7] == '1')
     announce_waiting(q, id)
   end
-  return id, true
+  return id, 1
 end
 

@@ -1,0 +1,154 @@
+//! One connection for all short commands of a process.
+//!
+//! Commands of all tasks travel over it side by side, each with its own answer, so a queue under load
+//! costs one round trip for many commands. A connection that broke, timed out or turned read-only is not
+//! used again: the next command opens a new one, while those that are still on their way end by
+//! themselves. A command is never sent twice, since nobody knows whether the first one was done.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisFuture, RedisResult, ServerErrorKind, Value};
+
+use super::{COMMAND_TIMEOUT, RedisError};
+
+/// A connection that was not used for this long is asked whether it lives before a command is given to it, so
+/// that the first command after a restart of Redis does not fail.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long that question may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since the first call.
+fn now() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A handle on the shared connection, for commands that are answered at once. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    inner: MultiplexedConnection,
+    health: Arc<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    broken: AtomicBool,
+    answered: AtomicU64,
+}
+
+impl Connection {
+    fn new(inner: MultiplexedConnection) -> Connection {
+        Connection { inner, health: Arc::new(Health { broken: AtomicBool::new(false), answered: AtomicU64::new(now()) }) }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.health.broken.load(Ordering::Relaxed)
+    }
+
+    fn is_fresh(&self) -> bool {
+        now().saturating_sub(self.health.answered.load(Ordering::Relaxed)) < IDLE.as_millis() as u64
+    }
+
+    async fn lives(&mut self) -> bool {
+        let ping = redis::cmd("PING");
+        matches!(tokio::time::timeout(PING_TIMEOUT, ping.query_async::<Value>(self)).await, Ok(Ok(_)))
+    }
+
+    fn note<T>(&self, result: &RedisResult<T>) {
+        match result {
+            Err(error)
+                if error.is_io_error()
+                    || error.is_timeout()
+                    || error.is_connection_dropped()
+                    || error.is_unrecoverable_error()
+                    // A replica now: its name may lead to another server.
+                    || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly) =>
+            {
+                self.health.broken.store(true, Ordering::Relaxed);
+            }
+            _ => self.health.answered.store(now(), Ordering::Relaxed),
+        }
+    }
+}
+
+impl redis::aio::ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let result = self.inner.req_packed_command(cmd).await;
+            self.note(&result);
+            result
+        })
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let result = self.inner.req_packed_commands(pipeline, offset, count).await;
+            self.note(&result);
+            result
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.inner.get_db()
+    }
+}
+
+/// Where the shared connection is kept.
+#[derive(Default)]
+pub(super) struct Shared {
+    current: Mutex<Option<Connection>>,
+    /// Held while a connection is looked at or opened; why the last attempt failed, and when.
+    opening: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
+}
+
+impl Shared {
+    fn current(&self) -> Option<Connection> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|c| !c.is_broken())
+    }
+
+    /// The connection, opened by `open` when there is none that lives. Those who come while it is opened
+    /// wait for that one attempt and share its failure.
+    pub(super) async fn get<F>(&self, open: impl FnOnce() -> F) -> Result<Connection, RedisError>
+    where
+        F: Future<Output = Result<MultiplexedConnection, RedisError>>,
+    {
+        if let Some(connection) = self.current()
+            && connection.is_fresh()
+        {
+            return Ok(connection);
+        }
+        let came = Instant::now();
+        let mut failed = self.opening.lock().await;
+        if let Some(mut connection) = self.current()
+            && (connection.is_fresh() || connection.lives().await)
+        {
+            return Ok(connection);
+        }
+        if let Some((at, error)) = &*failed
+            && *at >= came
+        {
+            return Err(error.clone());
+        }
+        match open().await {
+            Ok(inner) => {
+                let connection = Connection::new(inner);
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+                *failed = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// For connections that are to wait as long as it takes, and for all others.
+pub(super) fn config(response_timeout: Option<Duration>) -> redis::AsyncConnectionConfig {
+    redis::AsyncConnectionConfig::new().set_connection_timeout(Some(COMMAND_TIMEOUT)).set_response_timeout(response_timeout)
+}
