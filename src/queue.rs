@@ -31,6 +31,7 @@
 //! - [`options`]: what a producer asks for, stored as `opts`
 //! - [`job`]: a job as stored, and one to add
 //! - `add` `take` `settle` `delayed` `stalled`: the life of a job
+//! - `consumer`: runs jobs side by side, for programs that use this module as a library
 //! - `repeat`: schedules · `operate`: what people do by hand · `clean`: removing many · `look`: counts, lists, states
 //! - `tell` `events`: what runs tell, and what is published
 //!
@@ -38,6 +39,7 @@
 
 mod add;
 mod clean;
+mod consumer;
 mod delayed;
 mod error;
 mod events;
@@ -58,6 +60,7 @@ use std::sync::atomic::AtomicBool;
 
 pub use add::Added;
 pub use clean::Cleaned;
+pub use consumer::{ActiveJob, Consumer, ConsumerOptions};
 pub use error::QueueError;
 pub use events::{Event, EventStream};
 pub use job::{Job, NewJob};

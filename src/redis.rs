@@ -102,6 +102,14 @@ impl Redis {
         self.shared.get(|| self.open(Some(COMMAND_TIMEOUT))).await
     }
 
+    /// A connection of its own for whoever blocks: an answer may take as long as it likes.
+    ///
+    /// # Errors
+    /// When none is to be had within 10 s.
+    pub async fn dedicated(&self) -> Result<redis::aio::MultiplexedConnection, RedisError> {
+        self.open(None).await
+    }
+
     async fn open(&self, response_timeout: Option<Duration>) -> Result<redis::aio::MultiplexedConnection, RedisError> {
         let config = connection::config(response_timeout);
         self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| self.refused(e))

@@ -24,6 +24,8 @@ macro_rules! scripts {
 scripts! {
     ADD = "add.lua";
     TAKE = "take.lua";
+    CLAIM = "claim.lua";
+    COMPLETE_AND_TAKE = "complete_and_take.lua";
     RENEW = "renew.lua";
     COMPLETE = "complete.lua";
     FAIL = "fail.lua";

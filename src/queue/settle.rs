@@ -34,6 +34,20 @@ pub struct Failure {
     pub retry: bool,
 }
 
+impl Failure {
+    /// With a reason, to be tried again as the job's options say.
+    #[must_use]
+    pub fn new(reason: impl std::fmt::Display) -> Self {
+        Failure { reason: reason.to_string(), stacktrace: String::new(), retry: true }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::new(error)
+    }
+}
+
 /// What a failed attempt led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {

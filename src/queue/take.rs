@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::job::Job;
+use super::scripts::Answer;
 use super::{Queue, QueueError, scripts};
 
 /// Whether a job may be taken while another one is active.
@@ -57,23 +60,58 @@ impl Queue {
                 .arg(u8::from(admission == Admission::Sequential))
                 // As Bull: told once after the last job, not at every look.
                 .arg(u8::from(self.took_some().load(Ordering::Relaxed)));
-            let mut answer = self.run("", &call).await?;
-            match answer.code {
-                0 => {
-                    self.took_some().store(false, Ordering::Relaxed);
-                    return Ok(Taken::Empty);
-                }
-                1 => return Ok(Taken::Busy),
-                2 => {
-                    self.took_some().store(true, Ordering::Relaxed);
-                    let id = answer.text()?;
-                    let job = Job::from_fields(&id, &answer.texts()).ok_or(QueueError::Missing(id))?;
-                    return Ok(Taken::Job(Box::new(job)));
-                }
-                // It dropped a thousand ids without a job.
-                _ => {}
+            let answer = self.run("", &call).await?;
+            // A thousand ids without a job were dropped.
+            if answer.code == 3 {
+                continue;
+            }
+            return self.taken(answer);
+        }
+    }
+
+    fn taken(&self, mut answer: Answer) -> Result<Taken, QueueError> {
+        match answer.code {
+            1 => Ok(Taken::Busy),
+            2 => {
+                self.took_some().store(true, Ordering::Relaxed);
+                let id = answer.text()?;
+                let job = Job::from_fields(&id, &answer.texts()).ok_or(QueueError::Missing(id))?;
+                Ok(Taken::Job(Box::new(job)))
+            }
+            _ => {
+                self.took_some().store(false, Ordering::Relaxed);
+                Ok(Taken::Empty)
             }
         }
+    }
+
+    /// Locks `id`, which a blocking move brought to `active`. Empty: somebody else has it, or it is no job.
+    pub(super) async fn claim(&self, id: &str, token: &str, lock: Duration) -> Result<Taken, QueueError> {
+        let mut call = self.call(&scripts::CLAIM);
+        call.key(self.keys().job(id)).key(self.keys().lock(id));
+        call.arg(id).arg(token).arg(milliseconds(lock));
+        self.taken(self.run(id, &call).await?)
+    }
+
+    /// Completes `job` as [`Queue::complete`] does and takes the next one in the same step, for the run `next`.
+    ///
+    /// # Errors
+    /// As [`Queue::complete`].
+    pub async fn complete_and_take(
+        &self,
+        job: &Job,
+        token: &str,
+        value: &Value,
+        next: &str,
+        lock: Duration,
+    ) -> Result<Taken, QueueError> {
+        let result = value.to_string();
+        let (count, age) = job.keep_completed().limits();
+        let mut call = self.call(&scripts::COMPLETE_AND_TAKE);
+        call.key(self.keys().job(&job.id)).key(self.keys().lock(&job.id)).key(self.keys().cancel(&job.id));
+        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string());
+        call.arg(count).arg(age).arg(next).arg(milliseconds(lock));
+        self.taken(self.run(&job.id, &call).await?)
     }
 
     /// Keeps the job for another `lock`, and learns whether it is to be cancelled.

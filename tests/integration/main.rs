@@ -22,6 +22,7 @@ mod packaging;
 mod parse_logs;
 mod postgres;
 mod queue;
+mod queue_consumer;
 mod redis_faults;
 mod repl;
 mod scheduler;

@@ -233,3 +233,41 @@ local function insert(q, first)
   return id, 1
 end
 
+
+-- Gives the job in active to the run that `token` names: {2, id, field, value ...}.
+local function begin_run(q, id, token, lock, now)
+  local job = q.prefix .. id
+  redis.call('SET', job .. ':lock', token, 'PX', lock)
+  redis.call('SREM', q.stalled, id)
+  redis.call('ZREM', q.priority, id)
+  redis.call('HSET', job, 'processedOn', now)
+  redis.call('PUBLISH', q.prefix .. 'active@' .. q.publisher, id)
+  local answer = redis.call('HGETALL', job)
+  table.insert(answer, 1, id)
+  table.insert(answer, 1, 2)
+  return answer
+end
+
+-- Takes the next job of a queue that is not paused: as `begin_run`, or {0} nothing waits, {1} something is active and
+-- only one may be, {3} look again. Ids without a job are dropped instead of running as empty jobs, at most 1000.
+local function take_next(q, token, lock, now, sequential)
+  if redis.call('EXISTS', q.pause_flag) == 1 then
+    return {0}
+  end
+  for _ = 1, 1000 do
+    local id = redis.call('LINDEX', q.wait, -1)
+    if not id then
+      return {0}
+    end
+    if is_hash(q.prefix .. id) then
+      if sequential and redis.call('LLEN', q.active) > 0 then
+        return {1}
+      end
+      redis.call('RPOPLPUSH', q.wait, q.active)
+      return begin_run(q, id, token, lock, now)
+    end
+    redis.call('RPOP', q.wait)
+    redis.call('ZREM', q.priority, id)
+  end
+  return {3}
+end

@@ -1,0 +1,199 @@
+//! Runs the jobs of a queue, several side by side, for programs that use this module as a library.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use bullwork::clock::Clock;
+//! use bullwork::queue::{Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Queue};
+//! use bullwork::redis::Redis;
+//! use serde_json::json;
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let queue = Queue::new(Redis::new("redis://127.0.0.1:6379")?, "bull", "mails", Clock::System);
+//! queue.add(&NewJob::unnamed(json!({"to": "ann@example.net"}), JobOptions::default())).await?;
+//! let options = ConsumerOptions { concurrency: 10, ..ConsumerOptions::default() };
+//! let consumer = Consumer::start(&queue, options, |job| async move {
+//!     let to = job.data["to"].as_str().ok_or_else(|| Failure::new("the job names nobody"))?.to_owned();
+//!     job.progress(&json!(50)).await?;
+//!     Ok(json!({"sent": to}))
+//! });
+//! tokio::signal::ctrl_c().await?;
+//! consumer.stop(Duration::from_secs(20)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - A *feeder* takes jobs while fewer than [`ConsumerOptions::concurrency`] are run; when none waits, it blocks on a
+//!   connection of its own until one comes.
+//! - A *lane* runs a job, settles it, and takes the next one in the same step.
+//! - The *keeper* renews all locks; a run whose lock is lost is dropped at its next await.
+//! - The *maintainer* moves due jobs and puts back those whose worker vanished.
+//!
+//! Jobs run at least once. When this process dies, its jobs run elsewhere one to two
+//! [`ConsumerOptions::stall_check`]s after their lock ran out. While Redis is away, it is asked every two seconds.
+
+mod feeder;
+mod keeper;
+mod lane;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Failure, Job, Queue, QueueError};
+
+/// After an error of Redis's.
+const BACK_OFF: Duration = Duration::from_secs(2);
+
+/// How a [`Consumer`] works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerOptions {
+    /// Jobs run side by side; 1.
+    pub concurrency: usize,
+    /// How long a job stays ours without a sign of life; 30 s. It is renewed at half of that.
+    pub lock: Duration,
+    /// How often jobs of vanished workers are looked for; 30 s.
+    pub stall_check: Duration,
+    /// A job whose workers vanished more often than this fails for good; 1.
+    pub max_stalled: u32,
+}
+
+impl Default for ConsumerOptions {
+    fn default() -> Self {
+        let half_minute = Duration::from_secs(30);
+        ConsumerOptions { concurrency: 1, lock: half_minute, stall_check: half_minute, max_stalled: 1 }
+    }
+}
+
+/// A job that is being run by a handler.
+#[derive(Clone, Debug)]
+pub struct ActiveJob {
+    job: Job,
+    queue: Queue,
+    lost: CancellationToken,
+}
+
+impl ActiveJob {
+    /// Stores how far the run is, and publishes it.
+    ///
+    /// # Errors
+    /// [`QueueError::Missing`], or Redis's.
+    pub async fn progress(&self, progress: &Value) -> Result<(), QueueError> {
+        self.queue.set_progress(&self.job.id, progress).await
+    }
+
+    /// Appends a line to the job's log.
+    ///
+    /// # Errors
+    /// [`QueueError::Missing`], or Redis's.
+    pub async fn log(&self, line: impl Into<String>) -> Result<(), QueueError> {
+        self.queue.log(&self.job.id, &[line.into()]).await.map(drop)
+    }
+
+    /// Cancelled when the job is not ours any more, or somebody cancelled it. The handler is dropped then; what it spawned
+    /// should listen.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
+    }
+}
+
+impl Deref for ActiveJob {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
+type Handling = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
+
+/// A run that is going on.
+struct Running {
+    token: String,
+    /// Ends the run.
+    lost: CancellationToken,
+    /// Who cancelled the job, when it ends for that.
+    cancelled_by: Option<String>,
+}
+
+/// What the parts of a consumer share.
+struct Shared {
+    queue: Queue,
+    options: ConsumerOptions,
+    handler: Box<dyn Fn(ActiveJob) -> Handling + Send + Sync>,
+    slots: Arc<Semaphore>,
+    running: Mutex<HashMap<String, Running>>,
+    /// Take nothing more.
+    quiet: CancellationToken,
+    /// Hand back what is run.
+    abandon: CancellationToken,
+    lanes: TaskTracker,
+}
+
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs jobs until it is stopped. Dropped without [`Consumer::stop`], its jobs are put back by the next stall check.
+pub struct Consumer {
+    shared: Arc<Shared>,
+    feeder: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Consumer {
+    /// Begins to run the jobs of `queue` with `handler`. An error, or a panic, is a failed attempt.
+    pub fn start<H, F>(queue: &Queue, options: ConsumerOptions, handler: H) -> Consumer
+    where
+        H: Fn(ActiveJob) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Value, Failure>> + Send + 'static,
+    {
+        let shared = Arc::new(Shared {
+            queue: queue.clone(),
+            options,
+            handler: Box::new(move |job| Box::pin(handler(job))),
+            slots: Arc::new(Semaphore::new(options.concurrency.max(1))),
+            running: Mutex::default(),
+            quiet: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+            lanes: TaskTracker::new(),
+        });
+        let feeder = tokio::spawn(feeder::feed(Arc::clone(&shared)));
+        let helpers = vec![tokio::spawn(keeper::keep(Arc::clone(&shared))), tokio::spawn(keeper::maintain(Arc::clone(&shared)))];
+        Consumer { shared, feeder, helpers }
+    }
+
+    /// Takes nothing more, waits for the runs until `limit`, and hands back the jobs that are not done by then: they
+    /// are taken next, and the attempt does not count.
+    pub async fn stop(mut self, limit: Duration) {
+        self.shared.quiet.cancel();
+        let _ = (&mut self.feeder).await;
+        self.shared.lanes.close();
+        if tokio::time::timeout(limit, self.shared.lanes.wait()).await.is_err() {
+            self.shared.abandon.cancel();
+            let _ = tokio::time::timeout(BACK_OFF * 5, self.shared.lanes.wait()).await;
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.feeder.abort();
+        for helper in &self.helpers {
+            helper.abort();
+        }
+        self.shared.quiet.cancel();
+        self.shared.abandon.cancel();
+    }
+}

@@ -1,0 +1,26 @@
+-- Locks a job that a blocking move brought from wait to active (wire format 6.4).
+--
+-- KEYS  1-11 the queue, 12 job, 13 lock
+-- ARGV  1-3 header, 4 id, 5 token, 6 lock in ms
+-- before: id in active, not locked    after: job locked by the token, processedOn set
+-- answers as `begin_run`, or {0}: there is no such job, somebody else has it, or the queue was paused meanwhile
+local q = open_queue(1, ARGV[1], ARGV[2])
+local id = ARGV[4]
+local wrong = mistyped(q)
+if wrong then
+  return {WRONG_TYPE, wrong}
+end
+if redis.call('EXISTS', KEYS[13]) == 1 or not redis.call('LPOS', q.active, id) then
+  return {0}
+end
+if not is_hash(KEYS[12]) then
+  redis.call('LREM', q.active, -1, id)
+  redis.call('ZREM', q.priority, id)
+  return {0}
+end
+if redis.call('EXISTS', q.pause_flag) == 1 then
+  redis.call('LREM', q.active, -1, id)
+  redis.call('RPUSH', q.paused, id)
+  return {0}
+end
+return begin_run(q, id, ARGV[5], ARGV[6], ARGV[3])

@@ -1,0 +1,268 @@
+//! The consumer that programs use which know nothing of our kinds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bullwork::clock::Clock;
+use bullwork::queue::{ActiveJob, Backoff, Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Queue, State};
+use bullwork::redis::Redis;
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::redis::RedisServer;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn queue(server: &RedisServer) -> Queue {
+    Queue::new(Redis::new(&server.url()).unwrap(), "bull", "mails", Clock::System)
+}
+
+fn options(concurrency: usize) -> ConsumerOptions {
+    let second = Duration::from_secs(1);
+    ConsumerOptions { concurrency, lock: second, stall_check: second, max_stalled: 3 }
+}
+
+async fn add(queue: &Queue, data: Value, attempts: u32) -> String {
+    let options = JobOptions { attempts, ..JobOptions::default() };
+    queue.add(&NewJob::unnamed(data, options)).await.unwrap().id().to_owned()
+}
+
+async fn reaches(queue: &Queue, id: &str, state: State) {
+    eventually(&format!("job {id} is {state}"), SOON, async || queue.state(id).await.is_ok_and(|s| s == Some(state))).await;
+}
+
+/// Counts the runs of each job, each of which takes `ms` of its data.
+type Runs = Arc<Mutex<HashMap<String, usize>>>;
+
+async fn counted(runs: Runs, job: ActiveJob) -> Result<Value, Failure> {
+    *runs.lock().unwrap().entry(job.id.clone()).or_default() += 1;
+    tokio::time::sleep(Duration::from_millis(job.data["ms"].as_u64().unwrap_or(0))).await;
+    Ok(json!({"n": job.data["n"]}))
+}
+
+fn consume(queue: &Queue, concurrency: usize, runs: &Runs) -> Consumer {
+    let runs = runs.clone();
+    Consumer::start(queue, options(concurrency), move |job| counted(runs.clone(), job))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_consumers_of_ten_run_every_job_once() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let jobs: Vec<NewJob> = (0..3000).map(|n| NewJob::unnamed(json!({"n": n}), JobOptions::default())).collect();
+    queue.add_many(&jobs).await.unwrap();
+    let runs = Runs::default();
+    let consumers = [consume(&queue, 10, &runs), consume(&self::queue(&server), 10, &runs)];
+    eventually("all are completed", SOON, async || queue.counts().await.unwrap().completed == 3000).await;
+    for consumer in consumers {
+        consumer.stop(SOON).await;
+    }
+    {
+        let runs = runs.lock().unwrap();
+        assert!(runs.len() == 3000 && runs.values().all(|n| *n == 1));
+    }
+    assert_eq!(queue.job("7").await.unwrap().unwrap().return_value, Some(json!({"n": 6})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_consumer_takes_a_job_at_once_and_a_delayed_one_when_it_is_due() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let consumer = consume(&queue, 1, &Runs::default());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..3 {
+        let id = add(&queue, json!({}), 1).await;
+        reaches(&queue, &id, State::Completed).await;
+    }
+    let later = JobOptions { delay: 700, ..JobOptions::default() };
+    let id = queue.add(&NewJob::unnamed(json!({}), later)).await.unwrap().id().to_owned();
+    reaches(&queue, &id, State::Completed).await;
+    let job = queue.job(&id).await.unwrap().unwrap();
+    let waited = job.processed_on.unwrap() - job.timestamp;
+    assert!((700..3000).contains(&waited), "it ran {waited} ms after it was added");
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_and_panics_are_failed_attempts_with_their_reason() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let seen = tries.clone();
+    let consumer = Consumer::start(&queue, options(2), move |job| {
+        let tries = seen.clone();
+        async move {
+            match job.data["how"].as_str() {
+                Some("panic") => panic!("out of paper"),
+                Some("parse") => Ok(json!("x".parse::<i64>()?)),
+                Some("second") if tries.fetch_add(1, Ordering::SeqCst) == 0 => Err(Failure::new("not yet")),
+                Some("never") => Err(Failure { retry: false, ..Failure::new("no such person") }),
+                _ => Ok(json!(null)),
+            }
+        }
+    });
+    for (how, attempts, state, reason) in [
+        ("panic", 1, State::Failed, Some("the handler panicked: out of paper")),
+        ("parse", 1, State::Failed, Some("invalid digit found in string")),
+        ("second", 2, State::Completed, Some("not yet")),
+        ("never", 5, State::Failed, Some("no such person")),
+        ("fine", 1, State::Completed, None),
+    ] {
+        let backoff = Some(Backoff::fixed(Duration::from_millis(50)));
+        let options = JobOptions { attempts, backoff, ..JobOptions::default() };
+        let id = queue.add(&NewJob::unnamed(json!({"how": how}), options)).await.unwrap().id().to_owned();
+        reaches(&queue, &id, state).await;
+        assert_eq!(queue.job(&id).await.unwrap().unwrap().failed_reason.as_deref(), reason, "{how}");
+    }
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_waits_for_runs_and_hands_back_those_that_take_too_long() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let (short, long) = (add(&queue, json!({"ms": 400}), 1).await, add(&queue, json!({"ms": 600_000}), 1).await);
+    let consumer = consume(&queue, 2, &Runs::default());
+    reaches(&queue, &long, State::Active).await;
+    reaches(&queue, &short, State::Active).await;
+    let waiting = add(&queue, json!({}), 1).await;
+    consumer.stop(Duration::from_secs(2)).await;
+    assert_eq!(queue.state(&short).await.unwrap(), Some(State::Completed));
+    assert_eq!(queue.state(&long).await.unwrap(), Some(State::Waiting));
+    assert_eq!(queue.state(&waiting).await.unwrap(), Some(State::Waiting), "nothing new is taken");
+    assert_eq!(queue.job(&long).await.unwrap().unwrap().attempts_made, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_a_consumer_that_vanished_are_run_by_another() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let id = add(&queue, json!({"ms": 600_000}), 1).await;
+    let other = self::queue(&server);
+    // A runtime that is thrown away takes everything with it, as the end of a process does.
+    let doomed = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let consumer = consume(&other, 1, &Runs::default());
+            reaches(&other, &id, State::Active).await;
+            std::mem::forget(consumer);
+        });
+        runtime.shutdown_background();
+        id
+    });
+    let id = doomed.join().unwrap();
+    queue.update_data(&id, &json!({})).await.unwrap();
+    let consumer = consume(&queue, 1, &Runs::default());
+    reaches(&queue, &id, State::Completed).await;
+    assert_eq!(queue.job(&id).await.unwrap().unwrap().stalled_counter, 1);
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_runs_keep_their_jobs_and_one_whose_job_was_taken_over_is_dropped() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let kept = add(&queue, json!({"ms": 3500}), 1).await;
+    let lost = add(&queue, json!({"ms": 600_000}), 1).await;
+    let runs = Runs::default();
+    let consumer = consume(&queue, 2, &runs);
+    reaches(&queue, &lost, State::Active).await;
+    let mut connection = server.connection().await;
+    let key = format!("bull:mails:{lost}:lock");
+    let _: () = redis::cmd("SET").arg(key).arg("another run").arg("PX").arg(600_000).query_async(&mut connection).await.unwrap();
+    reaches(&queue, &kept, State::Completed).await;
+    assert_eq!(runs.lock().unwrap()[&kept], 1, "its lock was renewed three times");
+    tokio::time::timeout(Duration::from_secs(5), consumer.stop(SOON)).await.expect("the other run was dropped");
+    assert_eq!(queue.state(&lost).await.unwrap(), Some(State::Active), "it is the other's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_can_be_cancelled_and_one_past_its_time_fails() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let consumer = consume(&queue, 2, &Runs::default());
+    let cancelled = add(&queue, json!({"ms": 600_000}), 3).await;
+    reaches(&queue, &cancelled, State::Active).await;
+    queue.request_cancel(&cancelled, "ann").await.unwrap();
+    reaches(&queue, &cancelled, State::Failed).await;
+    assert_eq!(queue.job(&cancelled).await.unwrap().unwrap().failed_reason.as_deref(), Some("cancelled by ann"));
+    let limited = JobOptions { timeout: Some(100), ..JobOptions::default() };
+    let late = queue.add(&NewJob::unnamed(json!({"ms": 600_000}), limited)).await.unwrap().id().to_owned();
+    reaches(&queue, &late, State::Failed).await;
+    let reason = queue.job(&late).await.unwrap().unwrap().failed_reason;
+    assert_eq!(reason.as_deref(), Some("Promise timed out after 100 milliseconds"));
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_under_load_loses_nothing() {
+    let mut server = RedisServer::start_durable();
+    let queue = queue(&server);
+    let jobs: Vec<NewJob> = (0..300).map(|_| NewJob::unnamed(json!({"ms": 20}), JobOptions::default())).collect();
+    queue.add_many(&jobs).await.unwrap();
+    let consumer = consume(&queue, 4, &Runs::default());
+    eventually("some are done", SOON, async || queue.counts().await.unwrap().completed > 50).await;
+    server.restart();
+    eventually("all are done", SOON, async || queue.counts().await.is_ok_and(|counts| counts.completed == 300)).await;
+    let counts = queue.counts().await.unwrap();
+    assert_eq!((counts.waiting, counts.active, counts.failed, counts.delayed), (0, 0, 0, 0), "{counts:?}");
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_and_ids_that_are_no_jobs_give_nothing() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let mut connection = server.connection().await;
+    let consumer = consume(&queue, 2, &Runs::default());
+    // Under the blocking move's nose: an id without a job, one that names a key, one that is no text.
+    for id in [&b"404"[..], b"wait", b"\xff\xfe"] {
+        let _: i64 = redis::Cmd::lpush("bull:mails:wait", id).query_async(&mut connection).await.unwrap();
+    }
+    let id = add(&queue, json!({}), 1).await;
+    reaches(&queue, &id, State::Completed).await;
+    eventually("active is clean", SOON, async || queue.counts().await.unwrap().active == 0).await;
+    queue.pause().await.unwrap();
+    let paused = add(&queue, json!({}), 1).await;
+    // A producer that ignores the pause.
+    let _: i64 = redis::Cmd::lrem("bull:mails:paused", 1, &paused).query_async(&mut connection).await.unwrap();
+    let _: i64 = redis::Cmd::lpush("bull:mails:wait", &paused).query_async(&mut connection).await.unwrap();
+    reaches(&queue, &paused, State::Paused).await;
+    queue.resume().await.unwrap();
+    reaches(&queue, &paused, State::Completed).await;
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_consumer_asks_redis_less_than_once_a_second() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let calm = ConsumerOptions::default();
+    let consumer = Consumer::start(&queue, calm, |_| async { Ok(json!(null)) });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut connection = server.connection().await;
+    // What clients send; the commands that scripts call are counted beside them.
+    let sent = async |connection: &mut redis::aio::MultiplexedConnection| {
+        let info: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+        let calls = info.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let by_clients = ["evalsha", "eval", "blmove", "ping", "client", "subscribe", "script", "info", "hello", "select"];
+            by_clients
+                .iter()
+                .any(|c| name == *c || name.starts_with(&format!("{c}|")))
+                .then_some(rest)?
+                .split(',')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        });
+        calls.sum::<u64>()
+    };
+    let before = sent(&mut connection).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let commands = sent(&mut connection).await - before - 1;
+    assert!((1..=11).contains(&commands), "{commands} commands in 11 s");
+    consumer.stop(SOON).await;
+}
