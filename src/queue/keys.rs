@@ -33,7 +33,7 @@ const RESERVED_BEGINNINGS: &[&str] = &["limiter:", "de:", "metrics:"];
 /// Ends of the keys that belong to another job.
 const RESERVED_ENDS: &[&str] = &[":lock", ":logs"];
 
-/// The keys that every script is given first, in the order of `BLOCK` in `scripts/prelude.lua`.
+/// The keys that every script is given first, in the order of `open_queue` in `scripts/prelude.lua`.
 const BLOCK: [&str; 11] =
     ["wait", "paused", "active", "delayed", "priority", "completed", "failed", "stalled", "repeat", "id", "meta-paused"];
 
@@ -44,11 +44,15 @@ pub(super) struct Keys {
     base: String,
     /// `bullwork:cancel:P:Q`: our own, so that Bull's `obliterate` and `removeJobs` never meet it.
     cancel: String,
+    /// Written out once, because every script is given them.
+    block: Vec<String>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str, name: &str) -> Self {
-        Keys { base: format!("{prefix}:{name}:"), cancel: format!("bullwork:cancel:{prefix}:{name}") }
+        let base = format!("{prefix}:{name}:");
+        let block = BLOCK.iter().map(|suffix| format!("{base}{suffix}")).collect();
+        Keys { base, cancel: format!("bullwork:cancel:{prefix}:{name}"), block }
     }
 
     /// `P:Q:`
@@ -60,8 +64,8 @@ impl Keys {
         format!("{}{suffix}", self.base)
     }
 
-    pub(super) fn block(&self) -> impl Iterator<Item = String> + '_ {
-        BLOCK.iter().map(|suffix| self.of(suffix))
+    pub(super) fn block(&self) -> &[String] {
+        &self.block
     }
 
     pub(super) fn job(&self, id: &str) -> String {

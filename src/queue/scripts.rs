@@ -1,6 +1,6 @@
 //! The Lua scripts: one for each transition, so that a job is never seen between two states.
 //!
-//! Each is `scripts/prelude.lua` and a file of its own. They are run by hash and sent again when
+//! Each is `scripts/prelude.lua`, for most `scripts/placing.lua`, and a file of its own. They are run by hash and sent again when
 //! the server does not know them (a restart, `SCRIPT FLUSH`).
 
 use std::sync::LazyLock;
@@ -14,40 +14,40 @@ const NO_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(redis::ServerErrorK
 const SENDS: u32 = 10;
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
+    ($($name:ident = $($file:literal)*;)*) => {
         $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("scripts/prelude.lua"), include_str!(concat!("scripts/", $file))))
+            Script::new(concat!(include_str!("scripts/prelude.lua"), $(include_str!(concat!("scripts/", $file))),*))
         });)*
     };
 }
 
 scripts! {
-    ADD = "add.lua";
+    ADD = "placing.lua" "add.lua";
     TAKE = "take.lua";
     CLAIM = "claim.lua";
     COMPLETE_AND_TAKE = "complete_and_take.lua";
     RENEW = "renew.lua";
-    COMPLETE = "complete.lua";
-    FAIL = "fail.lua";
-    HAND_BACK = "hand_back.lua";
-    SNOOZE = "snooze.lua";
-    PROMOTE_DUE = "promote_due.lua";
-    RECOVER_STALLED = "recover_stalled.lua";
-    PAUSE = "pause.lua";
-    RESUME = "resume.lua";
-    RETRY = "retry.lua";
-    RETRY_FAILED = "retry_failed.lua";
-    PROMOTE = "promote.lua";
-    REMOVE = "remove.lua";
-    CANCEL = "cancel.lua";
-    CLEAN = "clean.lua";
-    OBLITERATE = "obliterate.lua";
+    COMPLETE = "placing.lua" "complete.lua";
+    FAIL = "placing.lua" "fail.lua";
+    HAND_BACK = "placing.lua" "hand_back.lua";
+    SNOOZE = "placing.lua" "snooze.lua";
+    PROMOTE_DUE = "placing.lua" "promote_due.lua";
+    RECOVER_STALLED = "placing.lua" "recover_stalled.lua";
+    PAUSE = "placing.lua" "pause.lua";
+    RESUME = "placing.lua" "resume.lua";
+    RETRY = "placing.lua" "retry.lua";
+    RETRY_FAILED = "placing.lua" "retry_failed.lua";
+    PROMOTE = "placing.lua" "promote.lua";
+    REMOVE = "placing.lua" "remove.lua";
+    CANCEL = "placing.lua" "cancel.lua";
+    CLEAN = "placing.lua" "clean.lua";
+    OBLITERATE = "placing.lua" "obliterate.lua";
     STATE = "state.lua";
     READ = "read.lua";
     LOG = "log.lua";
     SET_FIELD = "set_field.lua";
-    ARM = "arm.lua";
-    REMOVE_SCHEDULE = "remove_schedule.lua";
+    ARM = "placing.lua" "arm.lua";
+    REMOVE_SCHEDULE = "placing.lua" "remove_schedule.lua";
 }
 
 /// What a script answered, when it did not refuse.

@@ -136,6 +136,20 @@ async fn stopping_waits_for_runs_and_hands_back_those_that_take_too_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopping_never_waits_for_a_blocking_move() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    for pause in 0..20 {
+        let consumer = consume(&queue, 3, &Runs::default());
+        add(&queue, json!({}), 1).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        tokio::time::timeout(Duration::from_secs(3), consumer.stop(SOON)).await.expect("a move blocks for five seconds");
+    }
+    let counts = queue.counts().await.unwrap();
+    assert_eq!(counts.active, 0, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_a_consumer_that_vanished_are_run_by_another() {
     let server = RedisServer::start();
     let queue = queue(&server);

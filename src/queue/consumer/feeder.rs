@@ -13,6 +13,8 @@ use crate::redis::RedisError;
 
 /// Redis answers a blocking move after this time at the latest.
 const BLOCK: Duration = Duration::from_secs(5);
+/// Between two orders to end a blocking move.
+const UNBLOCK_AGAIN: Duration = Duration::from_millis(50);
 /// More than that means that it, or the way to it, is gone.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -82,10 +84,14 @@ impl Waiter {
         let mut waiting = std::pin::pin!(tokio::time::timeout(BLOCK + GRACE, waiting));
         let answer = tokio::select! {
             answer = &mut waiting => answer,
-            () = quiet.cancelled() => {
-                let mut others = self.queue.connection().await?;
-                let _: Result<i64, _> = redis::cmd("CLIENT").arg("UNBLOCK").arg(number).query_async(&mut others).await;
-                waiting.await
+            () = quiet.cancelled() => loop {
+                // Again and again: the first may overtake the move on its way to Redis.
+                if let Ok(mut others) = self.queue.connection().await {
+                    let _: Result<i64, _> = redis::cmd("CLIENT").arg("UNBLOCK").arg(number).query_async(&mut others).await;
+                }
+                if let Ok(answer) = tokio::time::timeout(UNBLOCK_AGAIN, &mut waiting).await {
+                    break answer;
+                }
             }
         };
         match answer {

@@ -13,7 +13,8 @@ end
 if redis.call('EXISTS', KEYS[13]) == 1 or not redis.call('LPOS', q.active, id) then
   return {0}
 end
-if not is_hash(KEYS[12]) then
+local fields = fields_of(KEYS[12])
+if not fields then
   redis.call('LREM', q.active, -1, id)
   redis.call('ZREM', q.priority, id)
   return {0}
@@ -23,4 +24,5 @@ if redis.call('EXISTS', q.pause_flag) == 1 then
   redis.call('RPUSH', q.paused, id)
   return {0}
 end
-return begin_run(q, id, ARGV[5], ARGV[6], ARGV[3])
+redis.call('SREM', q.stalled, id)
+return begin_run(q, id, fields, ARGV[5], ARGV[6], ARGV[3])

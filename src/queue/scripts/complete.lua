@@ -9,7 +9,7 @@
 local q = open_queue(1, ARGV[1], ARGV[2])
 local id = ARGV[4]
 local successor = ARGV[10] and open_queue(15, ARGV[10], ARGV[11])
-local wrong = mistyped(q) or successor and mistyped(successor)
+local wrong = is_wrong(q.active, 'list') or is_wrong(q.stalled, 'set') or is_wrong(q.completed, 'zset') or successor and mistyped(successor)
 if wrong then
   return {WRONG_TYPE, wrong}
 end
@@ -22,12 +22,11 @@ local next_id, added
 if successor and redis.call('LPOS', q.active, id) then
   next_id, added = insert(successor, 12)
 end
-code = leave_active(q, id, KEYS[13])
+code = leave_active(q, id, KEYS[13], KEYS[14])
 if code < 0 then
   return {code}
 end
 finish(q, q.completed, id, ARGV[3], 'returnvalue', ARGV[6], tonumber(ARGV[8]), tonumber(ARGV[9]))
-redis.call('DEL', KEYS[14])
 redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
 if successor then
   return {added == 1 and 1 or 2, next_id}

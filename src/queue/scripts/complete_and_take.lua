@@ -5,10 +5,14 @@
 --       the next run
 -- before: job active, locked by the token
 -- after:  job in completed (or gone, by its retention); the next one active, locked by the other token
--- answers as `take_next`
+-- answers as `take_next`; {0} as well when the next one cannot be taken for a key of the wrong type
+--
+-- What is read is read by the command that needs it, not by TYPE before it: each call counts here.
 local q = open_queue(1, ARGV[1], ARGV[2])
 local id = ARGV[4]
-local wrong = mistyped(q)
+local head = redis.pcall('LINDEX', q.wait, -1)
+local wrong = type(head) == 'table' and q.wait or is_wrong(q.completed, 'zset') or is_wrong(q.active, 'list')
+  or is_wrong(q.stalled, 'set')
 if wrong then
   return {WRONG_TYPE, wrong}
 end
@@ -16,11 +20,14 @@ local code = ownership(KEYS[12], KEYS[13], ARGV[5])
 if code < 0 then
   return {code}
 end
-code = leave_active(q, id, KEYS[13])
+code = leave_active(q, id, KEYS[13], KEYS[14])
 if code < 0 then
   return {code}
 end
 finish(q, q.completed, id, ARGV[3], 'returnvalue', ARGV[6], tonumber(ARGV[8]), tonumber(ARGV[9]))
-redis.call('DEL', KEYS[14])
 redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
-return take_next(q, ARGV[10], ARGV[11], ARGV[3], false)
+if not head then
+  return {0}
+end
+local answer = take_next(q, head, ARGV[10], ARGV[11], ARGV[3], false)
+return answer[1] < 0 and {0} or answer

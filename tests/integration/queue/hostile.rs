@@ -98,8 +98,6 @@ async fn a_key_of_the_wrong_type_is_named_and_nothing_changes() {
         let every = Repeat::every(5);
         let results = [
             ("complete", queue.complete(&job, "t", &json!(1), Some((queue, &new))).await.map(drop)),
-            ("add", queue.add(&new).await.map(drop)),
-            ("take", queue.take("u", LOCK, Admission::Any).await.map(drop)),
             ("fail", queue.fail(&job, "t", &failure).await.map(drop)),
             ("hand back", queue.hand_back(&job, "t").await),
             ("snooze", queue.snooze(&job, "t", LOCK).await),
@@ -117,6 +115,20 @@ async fn a_key_of_the_wrong_type_is_named_and_nothing_changes() {
         ];
         for (name, result) in results {
             assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "{name} with {suffix}: {result:?}");
+        }
+        // Those that run for every job look only at the keys that they use.
+        if ["wait", "delayed", "priority", "id"].contains(&suffix) {
+            let special = JobOptions { delay: i64::from(suffix == "delayed"), priority: 1, ..JobOptions::default() };
+            let result = queue.add(&NewJob::unnamed(json!({}), special)).await;
+            assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "add with {suffix}: {result:?}");
+        }
+        if ["wait", "active"].contains(&suffix) {
+            let result = queue.take("u", LOCK, Admission::Any).await;
+            assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "take with {suffix}: {result:?}");
+        }
+        if ["wait", "active", "stalled", "completed"].contains(&suffix) {
+            let result = queue.complete_and_take(&job, "t", &json!(1), "u", LOCK).await;
+            assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "complete and take with {suffix}: {result:?}");
         }
         assert_eq!(bench.dump().await, before, "{suffix}");
         let _: i64 = bench.command(&["DEL", &key]).await;
