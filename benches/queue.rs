@@ -148,7 +148,8 @@ async fn cost_at(queue: &Queue, length: usize) -> anyhow::Result<Value> {
     Ok(Value::Object(costs))
 }
 
-#[tokio::main]
+// One thread, as node has: what wakes other threads up is not the queue's cost.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, name, mode, numbers @ ..] = &arguments[..] else { anyhow::bail!("queue_bench REDIS_URL QUEUE MODE [NUMBER]...") };

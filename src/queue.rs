@@ -107,7 +107,7 @@ impl Queue {
                 name: name.to_owned(),
                 keys: Keys::new(prefix, name),
                 clock,
-                publisher: identity::new_token(),
+                publisher: identity::new_uuid(),
                 took_some: AtomicBool::new(false),
             }),
         }

@@ -1,10 +1,10 @@
 //! Adding jobs, one or many (wire format §6.1).
 
-use redis::ScriptInvocation;
 use serde_json::Value;
 
 use super::job::{NewJob, stored_data};
 use super::options::Debounce;
+use super::scripts::{Call, NO_MORE};
 use super::{Queue, QueueError, keys, scripts};
 use crate::clock::Millis;
 
@@ -67,7 +67,7 @@ impl Stored {
     }
 
     /// Appends the ten arguments of `insert` in `scripts/prelude.lua`.
-    pub(super) fn append_to(&self, call: &mut ScriptInvocation<'_>) {
+    pub(super) fn append_to(&self, call: &mut Call) {
         call.arg(&self.id)
             .arg(&self.name)
             .arg(&self.data)
@@ -122,7 +122,7 @@ impl Queue {
     }
 
     async fn insert(&self, jobs: &[Stored]) -> Result<Vec<Added>, QueueError> {
-        let mut call = self.call(&scripts::ADD);
+        let mut call = self.call(&scripts::ADD, NO_MORE);
         for job in jobs {
             job.append_to(&mut call);
         }

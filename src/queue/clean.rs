@@ -64,8 +64,7 @@ impl Queue {
             if left == 0 {
                 return Ok(removed);
             }
-            let mut call = self.call(&scripts::CLEAN);
-            call.key(self.keys().of(list));
+            let mut call = self.call(&scripts::CLEAN, &[self.keys().of(list)]);
             call.arg(self.keys().cancel("")).arg(which.before).arg(passed).arg(left).arg(u8::from(which.keep_schedules));
             let mut answer = self.run("", &call).await?;
             passed = answer.number()?;
@@ -83,10 +82,7 @@ impl Queue {
     /// [`QueueError::ActiveJobs`] unless `force`d: nothing changed. Redis's: the queue is paused then, with part of its jobs.
     pub async fn obliterate(&self, force: bool) -> Result<(), QueueError> {
         loop {
-            let mut call = self.call(&scripts::OBLITERATE);
-            for key in OTHER_KEYS {
-                call.key(self.keys().of(key));
-            }
+            let mut call = self.call(&scripts::OBLITERATE, &OTHER_KEYS.iter().map(|key| self.keys().of(key)).collect::<Vec<_>>());
             call.arg(self.keys().cancel("")).arg(u8::from(force));
             if self.run("", &call).await?.code == 1 {
                 return Ok(());

@@ -76,7 +76,7 @@ impl Default for ConsumerOptions {
 /// A job that is being run by a handler.
 #[derive(Clone, Debug)]
 pub struct ActiveJob {
-    job: Job,
+    job: Arc<Job>,
     queue: Queue,
     lost: CancellationToken,
 }

@@ -1,5 +1,6 @@
 //! Jobs that wait for their time (wire format §6.2, §6.8, §6.9).
 
+use super::scripts::NO_MORE;
 use super::{Queue, QueueError, scripts};
 use crate::clock::Millis;
 
@@ -27,7 +28,7 @@ impl Queue {
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn promote_due(&self) -> Result<Option<Millis>, QueueError> {
         loop {
-            let mut answer = self.run("", &self.call(&scripts::PROMOTE_DUE)).await?;
+            let mut answer = self.run("", &self.call(&scripts::PROMOTE_DUE, NO_MORE)).await?;
             match answer.code {
                 0 => return Ok(None),
                 1 => {

@@ -1,11 +1,10 @@
 //! A job as it is stored (wire format §2), read without ever failing: whatever a foreign
 //! producer wrote must be shown, failed or removed, not crash a worker.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value};
 
 use super::options::{self, JobOptions, Keep};
+use super::scripts::text_of;
 use crate::clock::Millis;
 
 /// Name of a job that was added without one.
@@ -83,57 +82,47 @@ pub struct Job {
 }
 
 impl Job {
-    /// From the fields of its hash; an empty list is a job that does not exist.
-    pub(super) fn from_fields(id: &str, fields: &[String]) -> Option<Self> {
-        if fields.is_empty() {
-            return None;
-        }
-        let fields: HashMap<&str, &str> = fields.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-        let text = |name: &str| fields.get(name).copied();
-        let json = |name: &str| text(name).and_then(|raw| serde_json::from_str::<Value>(raw).ok());
-        let millis = |name: &str| text(name).and_then(leading_integer);
-        let small = |name: &str| millis(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-
-        let opts = json("opts").filter(Value::is_object).unwrap_or_else(|| Value::Object(Map::new()));
-        let raw_data = text("data").unwrap_or("{}").to_owned();
-        let (data, data_error) = if options::truthy(opts.get("preventParsingData")) {
-            (Value::String(raw_data.clone()), None)
-        } else {
-            match serde_json::from_str(&raw_data) {
-                Ok(data) => (data, None),
-                Err(error) => (Value::Object(Map::new()), Some(format!("the job's data is not JSON: {error}"))),
+    /// From fields and values of its hash in turn; none are a job that does not exist.
+    pub(super) fn from_fields(id: &str, hash: redis::Value) -> Option<Self> {
+        let redis::Value::Array(fields) = hash else { return None };
+        let mut job = Job { id: id.to_owned(), raw_data: "{}".to_owned(), name: UNNAMED.to_owned(), ..Job::default() };
+        let mut opts = None;
+        let mut fields = fields.into_iter().peekable();
+        fields.peek()?;
+        while let (Some(redis::Value::BulkString(name)), Some(value)) = (fields.next(), fields.next()) {
+            let text = text_of(value);
+            match name.as_slice() {
+                b"name" => job.name = text,
+                b"data" => job.raw_data = text,
+                b"opts" => opts = json(&text).filter(Value::is_object),
+                b"attemptsMade" => job.attempts_made = small(&text),
+                b"timestamp" => job.timestamp = leading_integer(&text).unwrap_or(0),
+                b"delay" => job.delay = leading_integer(&text).unwrap_or(0),
+                b"priority" => job.priority = small(&text),
+                b"progress" => job.progress = json(&text),
+                b"processedOn" => job.processed_on = leading_integer(&text),
+                b"finishedOn" => job.finished_on = leading_integer(&text),
+                b"failedReason" => job.failed_reason = Some(text),
+                b"stacktrace" => job.stacktrace = stack_traces(&text),
+                b"returnvalue" => job.return_value = json(&text),
+                b"stalledCounter" => job.stalled_counter = small(&text),
+                b"retriedOn" => job.retried_on = leading_integer(&text),
+                _ => {}
             }
-        };
-        let stacktrace = match json("stacktrace") {
-            Some(Value::Array(lines)) => lines
-                .into_iter()
-                .map(|line| match line {
-                    Value::String(line) => line,
-                    other => other.to_string(),
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
-        Some(Job {
-            id: id.to_owned(),
-            name: text("name").unwrap_or(UNNAMED).to_owned(),
-            data,
-            raw_data,
-            data_error,
-            attempts_made: small("attemptsMade"),
-            timestamp: millis("timestamp").unwrap_or(0),
-            delay: millis("delay").unwrap_or(0),
-            priority: small("priority"),
-            progress: json("progress"),
-            processed_on: millis("processedOn"),
-            finished_on: millis("finishedOn"),
-            failed_reason: text("failedReason").map(str::to_owned),
-            stacktrace,
-            return_value: json("returnvalue"),
-            stalled_counter: small("stalledCounter"),
-            retried_on: millis("retriedOn"),
-            opts,
-        })
+        }
+        job.opts = opts.unwrap_or_else(|| Value::Object(Map::new()));
+        if options::truthy(job.opts.get("preventParsingData")) {
+            job.data = Value::String(job.raw_data.clone());
+        } else {
+            match serde_json::from_str(&job.raw_data) {
+                Ok(data) => job.data = data,
+                Err(error) => {
+                    job.data = Value::Object(Map::new());
+                    job.data_error = Some(format!("the job's data is not JSON: {error}"));
+                }
+            }
+        }
+        Some(job)
     }
 
     /// Tries in all, at least 1.
@@ -191,6 +180,23 @@ impl Job {
     }
 }
 
+fn json(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok()
+}
+
+fn small(text: &str) -> u32 {
+    leading_integer(text).and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+}
+
+fn stack_traces(text: &str) -> Vec<String> {
+    let Some(Value::Array(traces)) = json(text) else { return Vec::new() };
+    let text_of = |trace| match trace {
+        Value::String(trace) => trace,
+        other => other.to_string(),
+    };
+    traces.into_iter().map(text_of).collect()
+}
+
 /// What JavaScript's `parseInt` reads: an integer at the beginning, whatever follows.
 fn leading_integer(text: &str) -> Option<i64> {
     let text = text.trim_start();
@@ -204,8 +210,9 @@ mod tests {
     use super::*;
 
     fn job(fields: &[(&str, &str)]) -> Job {
-        let flat: Vec<String> = fields.iter().flat_map(|(k, v)| [(*k).to_owned(), (*v).to_owned()]).collect();
-        Job::from_fields("7", &flat).expect("fields were given")
+        let text = |text: &str| redis::Value::BulkString(text.as_bytes().to_vec());
+        let flat = fields.iter().flat_map(|(k, v)| [text(k), text(v)]).collect();
+        Job::from_fields("7", redis::Value::Array(flat)).expect("fields were given")
     }
 
     #[test]
@@ -224,7 +231,7 @@ mod tests {
         assert_eq!((odd.raw_data.as_str(), odd.attempts(), odd.attempts_made), ("{broken", 1, 0));
         assert_eq!((odd.name.as_str(), odd.timestamp, odd.priority), (UNNAMED, 0, 0));
         assert!(odd.stacktrace.is_empty() && odd.progress.is_none() && odd.repeat_key().is_none());
-        assert_eq!(Job::from_fields("7", &[]), None);
+        assert_eq!(Job::from_fields("7", redis::Value::Array(Vec::new())), None);
     }
 
     #[test]

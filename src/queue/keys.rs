@@ -33,9 +33,10 @@ const RESERVED_BEGINNINGS: &[&str] = &["limiter:", "de:", "metrics:"];
 /// Ends of the keys that belong to another job.
 const RESERVED_ENDS: &[&str] = &[":lock", ":logs"];
 
-/// The keys that every script is given first, in the order of `open_queue` in `scripts/prelude.lua`.
+/// The keys that scripts are given first: the six of `open_line` in `scripts/prelude.lua`, then the others of `open_queue` in
+/// `scripts/placing.lua`.
 const BLOCK: [&str; 11] =
-    ["wait", "paused", "active", "delayed", "priority", "completed", "failed", "stalled", "repeat", "id", "meta-paused"];
+    ["wait", "active", "completed", "stalled", "priority", "meta-paused", "paused", "delayed", "id", "failed", "repeat"];
 
 /// The keys of one queue.
 #[derive(Clone, Debug)]
@@ -83,6 +84,11 @@ impl Keys {
     /// Holds who ordered to cancel the job while it runs.
     pub(super) fn cancel(&self, id: &str) -> String {
         format!("{}:{id}", self.cancel)
+    }
+
+    /// What belongs to one job's run: the job, its lock, the order to cancel it.
+    pub(super) fn of_run(&self, id: &str) -> [String; 3] {
+        [self.job(id), self.lock(id), self.cancel(id)]
     }
 
     /// Channel that tells of such orders.

@@ -1,7 +1,5 @@
 //! Looking at a queue without changing it (wire format §6.19, §6.20).
 
-use redis::Value;
-
 use super::job::Job;
 use super::{Queue, QueueError, keys, scripts};
 
@@ -133,15 +131,9 @@ impl Queue {
     }
 
     async fn read(&self, ids: &[String]) -> Result<Vec<Job>, QueueError> {
-        let mut call = self.call(&scripts::READ);
-        for id in ids {
-            call.key(self.keys().job(id));
-        }
-        let hashes = self.run("", &call).await?.values();
-        let jobs = ids.iter().zip(hashes).filter_map(|(id, hash)| match hash {
-            Value::Array(fields) => Job::from_fields(id, &fields.iter().map(scripts::text_of).collect::<Vec<_>>()),
-            _ => None,
-        });
+        let keys: Vec<String> = ids.iter().map(|id| self.keys().job(id)).collect();
+        let hashes = self.run("", &self.call(&scripts::READ, &keys)).await?.values();
+        let jobs = ids.iter().zip(hashes).filter_map(|(id, hash)| Job::from_fields(id, hash));
         Ok(jobs.collect())
     }
 
@@ -160,8 +152,8 @@ impl Queue {
     /// [`QueueError::InvalidId`], [`QueueError::WrongType`], or Redis's.
     pub async fn state(&self, id: &str) -> Result<Option<State>, QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::STATE);
-        call.key(self.keys().job(id)).arg(id);
+        let mut call = self.call(&scripts::STATE, &[self.keys().job(id)]);
+        call.arg(id);
         match self.run(id, &call).await {
             Ok(answer) => Ok(Some(match answer.code {
                 1 => State::Completed,

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::job::stored_data;
+use super::scripts::NO_MORE;
 use super::{Queue, QueueError, keys, scripts};
 use crate::clock::Millis;
 
@@ -29,9 +30,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn pause(&self) -> Result<(), QueueError> {
-        let mut call = self.call(&scripts::PAUSE);
-        call.key(self.keys().of("meta"));
-        self.run("", &call).await.map(drop)
+        self.run("", &self.call(&scripts::PAUSE, &[self.keys().of("meta")])).await.map(drop)
     }
 
     /// Ends a pause.
@@ -39,9 +38,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn resume(&self) -> Result<(), QueueError> {
-        let mut call = self.call(&scripts::RESUME);
-        call.key(self.keys().of("meta"));
-        self.run("", &call).await.map(drop)
+        self.run("", &self.call(&scripts::RESUME, &[self.keys().of("meta")])).await.map(drop)
     }
 
     /// Whether workers take nothing.
@@ -62,8 +59,8 @@ impl Queue {
     /// [`QueueError::Missing`], [`QueueError::Locked`], [`QueueError::NotFinished`], or Redis's.
     pub async fn retry(&self, id: &str) -> Result<(), QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::RETRY);
-        call.key(self.keys().job(id)).key(self.keys().lock(id)).key(self.keys().cancel(id)).arg(id);
+        let mut call = self.call(&scripts::RETRY, &self.keys().of_run(id));
+        call.arg(id);
         self.run(id, &call).await.map(drop)
     }
 
@@ -77,7 +74,7 @@ impl Queue {
         let mut moved = 0;
         while left > 0 {
             let batch = left.min(RETRY_BATCH);
-            let mut call = self.call(&scripts::RETRY_FAILED);
+            let mut call = self.call(&scripts::RETRY_FAILED, NO_MORE);
             call.arg(batch);
             let mut answer = self.run("", &call).await?;
             moved += u64::try_from(answer.number()?).unwrap_or(0);
@@ -95,8 +92,8 @@ impl Queue {
     /// [`QueueError::Missing`], [`QueueError::NotDelayed`], or Redis's.
     pub async fn promote(&self, id: &str) -> Result<(), QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::PROMOTE);
-        call.key(self.keys().job(id)).arg(id);
+        let mut call = self.call(&scripts::PROMOTE, &[self.keys().job(id)]);
+        call.arg(id);
         self.run(id, &call).await.map(drop)
     }
 
@@ -106,8 +103,8 @@ impl Queue {
     /// [`QueueError::Missing`], [`QueueError::Locked`] while it runs, or Redis's.
     pub async fn remove(&self, id: &str) -> Result<(), QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::REMOVE);
-        call.key(self.keys().job(id)).key(self.keys().lock(id)).key(self.keys().cancel(id)).arg(id);
+        let mut call = self.call(&scripts::REMOVE, &self.keys().of_run(id));
+        call.arg(id);
         self.run(id, &call).await.map(drop)
     }
 
@@ -120,8 +117,7 @@ impl Queue {
     pub async fn request_cancel(&self, id: &str, by: &str) -> Result<CancelOutcome, QueueError> {
         keys::check_id(id)?;
         let reason = format!("cancelled by {by}");
-        let mut call = self.call(&scripts::CANCEL);
-        call.key(self.keys().job(id)).key(self.keys().cancel(id));
+        let mut call = self.call(&scripts::CANCEL, &[self.keys().job(id), self.keys().cancel(id)]);
         call.arg(id)
             .arg(by)
             .arg(CANCEL_LIFE)
@@ -141,8 +137,8 @@ impl Queue {
     /// [`QueueError::Missing`], or Redis's.
     pub async fn update_data(&self, id: &str, data: &serde_json::Value) -> Result<(), QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::SET_FIELD);
-        call.key(self.keys().job(id)).arg("data").arg(stored_data(data));
+        let mut call = self.call(&scripts::SET_FIELD, &[self.keys().job(id)]);
+        call.arg("data").arg(stored_data(data));
         self.run(id, &call).await.map(drop)
     }
 }

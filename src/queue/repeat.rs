@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::add::Stored;
 use super::job::{Job, stored_data};
 use super::options::{self, JobOptions};
+use super::scripts::NO_MORE;
 use super::{Queue, QueueError, scripts};
 use crate::clock::Millis;
 
@@ -303,8 +304,7 @@ impl Queue {
             opts,
             id,
         };
-        let mut call = self.call(&scripts::ARM);
-        call.key(self.keys().job(&stored.id));
+        let mut call = self.call(&scripts::ARM, &[self.keys().job(&stored.id)]);
         call.arg(run.key).arg(run.slot).arg(run.id_base).arg(u8::from(run.only_if_scheduled));
         stored.append_to(&mut call);
         let mut answer = self.run(&stored.id, &call).await?;
@@ -332,7 +332,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn remove_schedule(&self, key: &str) -> Result<bool, QueueError> {
-        let mut call = self.call(&scripts::REMOVE_SCHEDULE);
+        let mut call = self.call(&scripts::REMOVE_SCHEDULE, NO_MORE);
         call.arg(key);
         Ok(self.run("", &call).await?.code > 0)
     }

@@ -1,53 +1,79 @@
 //! The Lua scripts: one for each transition, so that a job is never seen between two states.
 //!
-//! Each is `scripts/prelude.lua`, for most `scripts/placing.lua`, and a file of its own. They are run by hash and sent again when
+//! Each is `scripts/prelude.lua`, parts that it shares with others, and a file of its own. They are run by hash and sent again when
 //! the server does not know them (a restart, `SCRIPT FLUSH`).
 
 use std::sync::LazyLock;
 
-use redis::{Script, ScriptInvocation, Value};
+use redis::{ToRedisArgs, Value};
 
 use super::{Queue, QueueError};
+use crate::clock::Millis;
 
 const NO_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
 /// How often a script is sent to a server that forgets it at once.
 const SENDS: u32 = 10;
 
+/// Text of a script, and how many of the queue's keys it is given first, in the order of `keys::BLOCK`.
+pub(super) struct Script {
+    text: redis::Script,
+    block: usize,
+}
+
 macro_rules! scripts {
-    ($($name:ident = $($file:literal)*;)*) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("scripts/prelude.lua"), $(include_str!(concat!("scripts/", $file))),*))
+    ($($name:ident $block:literal $($file:literal)*;)*) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script {
+            text: redis::Script::new(concat!(include_str!("scripts/prelude.lua"), $(include_str!(concat!("scripts/", $file))),*)),
+            block: $block,
         });)*
     };
 }
 
 scripts! {
-    ADD = "placing.lua" "add.lua";
-    TAKE = "take.lua";
-    CLAIM = "claim.lua";
-    COMPLETE_AND_TAKE = "complete_and_take.lua";
-    RENEW = "renew.lua";
-    COMPLETE = "placing.lua" "complete.lua";
-    FAIL = "placing.lua" "fail.lua";
-    HAND_BACK = "placing.lua" "hand_back.lua";
-    SNOOZE = "placing.lua" "snooze.lua";
-    PROMOTE_DUE = "placing.lua" "promote_due.lua";
-    RECOVER_STALLED = "placing.lua" "recover_stalled.lua";
-    PAUSE = "placing.lua" "pause.lua";
-    RESUME = "placing.lua" "resume.lua";
-    RETRY = "placing.lua" "retry.lua";
-    RETRY_FAILED = "placing.lua" "retry_failed.lua";
-    PROMOTE = "placing.lua" "promote.lua";
-    REMOVE = "placing.lua" "remove.lua";
-    CANCEL = "placing.lua" "cancel.lua";
-    CLEAN = "placing.lua" "clean.lua";
-    OBLITERATE = "placing.lua" "obliterate.lua";
-    STATE = "state.lua";
-    READ = "read.lua";
-    LOG = "log.lua";
-    SET_FIELD = "set_field.lua";
-    ARM = "placing.lua" "arm.lua";
-    REMOVE_SCHEDULE = "placing.lua" "remove_schedule.lua";
+    TAKE 6 "running.lua" "take.lua";
+    CLAIM 6 "running.lua" "claim.lua";
+    COMPLETE_AND_TAKE 6 "running.lua" "finishing.lua" "complete_and_take.lua";
+    RENEW 6 "renew.lua";
+    READ 6 "read.lua";
+    LOG 6 "log.lua";
+    SET_FIELD 6 "set_field.lua";
+    ADD 9 "placing.lua" "add.lua";
+    COMPLETE 11 "finishing.lua" "placing.lua" "settling.lua" "complete.lua";
+    FAIL 11 "finishing.lua" "placing.lua" "settling.lua" "fail.lua";
+    HAND_BACK 11 "finishing.lua" "placing.lua" "settling.lua" "hand_back.lua";
+    SNOOZE 11 "finishing.lua" "placing.lua" "settling.lua" "snooze.lua";
+    PROMOTE_DUE 11 "finishing.lua" "placing.lua" "settling.lua" "promote_due.lua";
+    RECOVER_STALLED 11 "finishing.lua" "placing.lua" "settling.lua" "recover_stalled.lua";
+    PAUSE 11 "finishing.lua" "placing.lua" "settling.lua" "pause.lua";
+    RESUME 11 "finishing.lua" "placing.lua" "settling.lua" "resume.lua";
+    RETRY 11 "finishing.lua" "placing.lua" "settling.lua" "retry.lua";
+    RETRY_FAILED 11 "finishing.lua" "placing.lua" "settling.lua" "retry_failed.lua";
+    PROMOTE 11 "finishing.lua" "placing.lua" "settling.lua" "promote.lua";
+    REMOVE 11 "finishing.lua" "placing.lua" "settling.lua" "remove.lua";
+    CANCEL 11 "finishing.lua" "placing.lua" "settling.lua" "cancel.lua";
+    CLEAN 11 "finishing.lua" "placing.lua" "settling.lua" "clean.lua";
+    OBLITERATE 11 "finishing.lua" "placing.lua" "settling.lua" "obliterate.lua";
+    STATE 11 "finishing.lua" "placing.lua" "settling.lua" "state.lua";
+    ARM 11 "finishing.lua" "placing.lua" "settling.lua" "arm.lua";
+    REMOVE_SCHEDULE 11 "finishing.lua" "placing.lua" "settling.lua" "remove_schedule.lua";
+}
+
+/// For scripts that are given no keys but the queue's.
+pub(super) const NO_MORE: &[&str] = &[];
+
+/// A script with its keys and arguments.
+pub(super) struct Call {
+    script: &'static Script,
+    command: redis::Cmd,
+    /// The time it was given.
+    pub(super) now: Millis,
+}
+
+impl Call {
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(argument);
+        self
+    }
 }
 
 /// What a script answered, when it did not refuse.
@@ -59,7 +85,7 @@ pub(super) struct Answer {
 impl Answer {
     /// The next text of the answer.
     pub(super) fn text(&mut self) -> Result<String, QueueError> {
-        self.rest.next().map(|value| text_of(&value)).ok_or_else(|| QueueError::Answer("it is too short".into()))
+        self.rest.next().map(text_of).ok_or_else(|| QueueError::Answer("it is too short".into()))
     }
 
     /// The next whole number of the answer.
@@ -75,40 +101,50 @@ impl Answer {
 
     /// All that is left.
     pub(super) fn texts(self) -> Vec<String> {
-        self.rest.map(|value| text_of(&value)).collect()
+        self.rest.map(text_of).collect()
     }
 }
 
 /// Text as it is; what is no UTF-8 (no program of Bull's writes such) with replacement characters.
-pub(super) fn text_of(value: &Value) -> String {
+pub(super) fn text_of(value: Value) -> String {
     match value {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::SimpleString(text) => text.clone(),
+        Value::BulkString(bytes) => {
+            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        }
+        Value::SimpleString(text) => text,
         Value::Int(number) => number.to_string(),
         _ => String::new(),
     }
 }
 
 impl Queue {
-    /// `script` with what all of them are given: the queue's keys, its prefix, our publisher's token and the time.
-    pub(super) fn call<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
-        let mut call = script.prepare_invoke();
-        for key in self.keys().block() {
-            call.key(key);
+    /// `script` with what all of them are given, the queue's keys, its prefix, our publisher's token and the time, and with
+    /// `more` keys.
+    pub(super) fn call(&self, script: &'static Script, more: &[impl AsRef<str>]) -> Call {
+        let mut command = redis::Cmd::with_capacity(40, 2048);
+        command.arg("EVALSHA").arg(script.text.get_hash()).arg(script.block + more.len());
+        for key in &self.keys().block()[..script.block] {
+            command.arg(key);
         }
-        call.arg(self.keys().base()).arg(self.publisher()).arg(self.clock().now());
-        call
+        for key in more {
+            command.arg(key.as_ref());
+        }
+        let now = self.clock().now();
+        command.arg(self.keys().base()).arg(self.publisher()).arg(now);
+        Call { script, command, now }
     }
 
     /// Runs a script; `id` is the job it is about, for the refusals.
-    pub(super) async fn run(&self, id: &str, call: &ScriptInvocation<'_>) -> Result<Answer, QueueError> {
+    pub(super) async fn run(&self, id: &str, call: &Call) -> Result<Answer, QueueError> {
         let mut connection = self.connection().await?;
         let mut tries = 0;
         let values: Vec<Value> = loop {
             tries += 1;
-            match call.invoke_async(&mut connection).await {
-                // Forgotten again between sending the script and running it: it was not run.
-                Err(error) if tries < SENDS && error.kind() == NO_SCRIPT => {}
+            match call.command.query_async(&mut connection).await {
+                // Not known yet, or forgotten again between sending the script and running it: it was not run.
+                Err(error) if tries < SENDS && error.kind() == NO_SCRIPT => {
+                    call.script.text.load_async(&mut connection).await?;
+                }
                 other => break other?,
             }
         };

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use redis::{Script, ScriptInvocation};
 use serde_json::{Value, json};
 
 use super::add::Stored;
 use super::job::{Job, NewJob};
+use super::scripts::{Call, Script};
 use super::take::milliseconds;
 use super::{Queue, QueueError, delayed, options, scripts};
 use crate::clock::Millis;
@@ -63,9 +63,8 @@ pub enum Failed {
 }
 
 impl Queue {
-    fn settle<'s>(&self, script: &'s Script, job: &Job, token: &str) -> ScriptInvocation<'s> {
-        let mut call = self.call(script);
-        call.key(self.keys().job(&job.id)).key(self.keys().lock(&job.id)).key(self.keys().cancel(&job.id));
+    fn settle(&self, script: &'static Script, job: &Job, token: &str) -> Call {
+        let mut call = self.call(script, &self.keys().of_run(&job.id));
         call.arg(&job.id).arg(token);
         call
     }
@@ -88,12 +87,13 @@ impl Queue {
         };
         let result = value.to_string();
         let (count, age) = job.keep_completed().limits();
-        let mut call = self.settle(&scripts::COMPLETE, job, token);
-        call.arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string()).arg(count).arg(age);
+        let mut keys = self.keys().of_run(&job.id).to_vec();
+        if let Some((queue, _)) = &successor {
+            keys.extend_from_slice(queue.keys().block());
+        }
+        let mut call = self.call(&scripts::COMPLETE, &keys);
+        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string()).arg(count).arg(age);
         if let Some((queue, stored)) = &successor {
-            for key in queue.keys().block() {
-                call.key(key);
-            }
             call.arg(queue.keys().base()).arg(queue.publisher());
             stored.append_to(&mut call);
         }

@@ -24,8 +24,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn recover_stalled(&self, interval: Duration, limit: u32) -> Result<StallCheck, QueueError> {
-        let mut call = self.call(&scripts::RECOVER_STALLED);
-        call.key(self.keys().of("stalled-check"));
+        let mut call = self.call(&scripts::RECOVER_STALLED, &[self.keys().of("stalled-check")]);
         call.arg(milliseconds(interval)).arg(limit);
         let mut answer = self.run("", &call).await?;
         if answer.code == 0 {

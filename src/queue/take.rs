@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::job::Job;
-use super::scripts::Answer;
+use super::scripts::{Answer, NO_MORE};
 use super::{Queue, QueueError, scripts};
+use crate::clock::Millis;
 
 /// Whether a job may be taken while another one is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Queue {
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn take(&self, token: &str, lock: Duration, admission: Admission) -> Result<Taken, QueueError> {
         loop {
-            let mut call = self.call(&scripts::TAKE);
+            let mut call = self.call(&scripts::TAKE, NO_MORE);
             call.arg(token)
                 .arg(milliseconds(lock))
                 .arg(u8::from(admission == Admission::Sequential))
@@ -65,17 +66,20 @@ impl Queue {
             if answer.code == 3 {
                 continue;
             }
-            return self.taken(answer);
+            return self.taken(answer, call.now);
         }
     }
 
-    fn taken(&self, mut answer: Answer) -> Result<Taken, QueueError> {
+    fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
         match answer.code {
             1 => Ok(Taken::Busy),
             2 => {
                 self.took_some().store(true, Ordering::Relaxed);
                 let id = answer.text()?;
-                let job = Job::from_fields(&id, &answer.texts()).ok_or(QueueError::Missing(id))?;
+                let fields = answer.values().next().unwrap_or(redis::Value::Nil);
+                let mut job = Job::from_fields(&id, fields).ok_or(QueueError::Missing(id))?;
+                // The script read the fields before it wrote this one.
+                job.processed_on = Some(now);
                 Ok(Taken::Job(Box::new(job)))
             }
             _ => {
@@ -87,10 +91,9 @@ impl Queue {
 
     /// Locks `id`, which a blocking move brought to `active`. Empty: somebody else has it, or it is no job.
     pub(super) async fn claim(&self, id: &str, token: &str, lock: Duration) -> Result<Taken, QueueError> {
-        let mut call = self.call(&scripts::CLAIM);
-        call.key(self.keys().job(id)).key(self.keys().lock(id));
+        let mut call = self.call(&scripts::CLAIM, &[self.keys().job(id), self.keys().lock(id), self.keys().of("paused")]);
         call.arg(id).arg(token).arg(milliseconds(lock));
-        self.taken(self.run(id, &call).await?)
+        self.taken(self.run(id, &call).await?, call.now)
     }
 
     /// Completes `job` as [`Queue::complete`] does and takes the next one in the same step, for the run `next`.
@@ -107,11 +110,10 @@ impl Queue {
     ) -> Result<Taken, QueueError> {
         let result = value.to_string();
         let (count, age) = job.keep_completed().limits();
-        let mut call = self.call(&scripts::COMPLETE_AND_TAKE);
-        call.key(self.keys().job(&job.id)).key(self.keys().lock(&job.id)).key(self.keys().cancel(&job.id));
+        let mut call = self.call(&scripts::COMPLETE_AND_TAKE, &self.keys().of_run(&job.id));
         call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string());
         call.arg(count).arg(age).arg(next).arg(milliseconds(lock));
-        self.taken(self.run(&job.id, &call).await?)
+        self.taken(self.run(&job.id, &call).await?, call.now)
     }
 
     /// Keeps the job for another `lock`, and learns whether it is to be cancelled.
@@ -119,8 +121,7 @@ impl Queue {
     /// # Errors
     /// Redis's. They do not mean that the lock is lost: try again until it must have run out.
     pub async fn renew(&self, id: &str, token: &str, lock: Duration) -> Result<Renewed, QueueError> {
-        let mut call = self.call(&scripts::RENEW);
-        call.key(self.keys().lock(id)).key(self.keys().cancel(id));
+        let mut call = self.call(&scripts::RENEW, &[self.keys().lock(id), self.keys().cancel(id)]);
         call.arg(id).arg(token).arg(milliseconds(lock));
         let mut answer = self.run(id, &call).await?;
         Ok(match answer.code {

@@ -14,8 +14,8 @@ impl Queue {
     /// [`QueueError::Missing`], or Redis's.
     pub async fn log(&self, id: &str, lines: &[String]) -> Result<u64, QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::LOG);
-        call.key(self.keys().job(id)).key(self.keys().logs(id)).arg(LOG_LINES);
+        let mut call = self.call(&scripts::LOG, &[self.keys().job(id), self.keys().logs(id)]);
+        call.arg(LOG_LINES);
         for line in lines {
             call.arg(line);
         }
@@ -39,8 +39,7 @@ impl Queue {
     /// [`QueueError::Missing`], or Redis's.
     pub async fn set_progress(&self, id: &str, progress: &Value) -> Result<(), QueueError> {
         keys::check_id(id)?;
-        let mut call = self.call(&scripts::SET_FIELD);
-        call.key(self.keys().job(id));
+        let mut call = self.call(&scripts::SET_FIELD, &[self.keys().job(id)]);
         call.arg("progress").arg(progress.to_string()).arg(json!({"jobId": id, "progress": progress}).to_string());
         self.run(id, &call).await.map(drop)
     }

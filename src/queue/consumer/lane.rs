@@ -42,7 +42,8 @@ async fn one(shared: &Shared, job: Job, token: String) -> Option<(Job, String)> 
     let lost = CancellationToken::new();
     let running = Running { token: token.clone(), lost: lost.clone(), cancelled_by: None };
     shared.running().insert(job.id.clone(), running);
-    let active = ActiveJob { job: job.clone(), queue: shared.queue.clone(), lost: lost.clone() };
+    let job = Arc::new(job);
+    let active = ActiveJob { job: Arc::clone(&job), queue: shared.queue.clone(), lost: lost.clone() };
     let end = handle(shared, active, &lost).await;
     // Its lock is renewed until it is settled.
     let next = settle(shared, &job, &token, end).await;
@@ -64,6 +65,7 @@ async fn handle(shared: &Shared, active: ActiveJob, lost: &CancellationToken) ->
         }
     };
     tokio::select! {
+        biased;
         ended = handling => match ended {
             Ok(Ok(value)) => End::Done(value),
             Ok(Err(failure)) => End::Failed(failure),

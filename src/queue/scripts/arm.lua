@@ -11,6 +11,11 @@
 -- slot has passed (trap 6). Here a hash in no list, or of a finished run, gives way to a new one.
 local q = open_queue(1, ARGV[1], ARGV[2])
 local wrong = mistyped(q)
+local counter = not wrong and tonumber(redis.call('GET', q.counter) or '0')
+-- `insert` would find out too late.
+if not wrong and not (counter and counter < 2 ^ 53) then
+  wrong = q.counter
+end
 if wrong then
   return {WRONG_TYPE, wrong}
 end

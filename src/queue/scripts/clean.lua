@@ -57,13 +57,11 @@ for i = 1, #ids do
     end
     redis.call('ZREM', q.priority, id)
     redis.call('SREM', q.stalled, id)
-    if is_finished then
-      release_debounce(q, id)
-    elseif is_hash(q.prefix .. id) then
-      local name = redis.call('HGET', q.prefix .. id, 'deid')
-      if name then
-        redis.call('DEL', q.prefix .. 'de:' .. name)
-      end
+    local name = is_hash(q.prefix .. id) and redis.call('HGET', q.prefix .. id, 'deid')
+    if name and is_finished then
+      release_debounce(q, id, name)
+    elseif name then
+      redis.call('DEL', q.prefix .. 'de:' .. name)
     end
     forget(q.prefix, id)
     redis.call('DEL', ARGV[4] .. id)

@@ -17,10 +17,13 @@ local code = ownership(KEYS[12], KEYS[13], ARGV[5])
 if code < 0 then
   return {code}
 end
--- The successor's counter may hold no number, which fails: so it comes before the first write here.
+-- Before the first write here, since the successor's counter may hold no number.
 local next_id, added
 if successor and redis.call('LPOS', q.active, id) then
   next_id, added = insert(successor, 12)
+  if not next_id then
+    return {WRONG_TYPE, added}
+  end
 end
 code = leave_active(q, id, KEYS[13], KEYS[14])
 if code < 0 then

@@ -1,33 +1,46 @@
 -- Completes a job and takes the next one (wire format 6.6), which spares a busy worker half of its round trips.
 --
--- KEYS  1-11 the queue, 12 job, 13 lock, 14 order to cancel
+-- KEYS  1-6 the queue, 7 job, 8 lock, 9 order to cancel
 -- ARGV  1-3 header, 4 id, 5 token, 6 result as JSON, 7 message, 8 count and 9 age to keep, 10 token and 11 lock in ms of
 --       the next run
 -- before: job active, locked by the token
 -- after:  job in completed (or gone, by its retention); the next one active, locked by the other token
--- answers as `take_next`; {0} as well when the next one cannot be taken for a key of the wrong type
---
--- What is read is read by the command that needs it, not by TYPE before it: each call counts here.
-local q = open_queue(1, ARGV[1], ARGV[2])
-local id = ARGV[4]
-local head = redis.pcall('LINDEX', q.wait, -1)
-local wrong = type(head) == 'table' and q.wait or is_wrong(q.completed, 'zset') or is_wrong(q.active, 'list')
-  or is_wrong(q.stalled, 'set')
-if wrong then
-  return {WRONG_TYPE, wrong}
+-- answers as `take_next`
+local q = open_line(1, ARGV[1], ARGV[2])
+local job, lock, id, now, count = KEYS[7], KEYS[8], ARGV[4], ARGV[3], tonumber(ARGV[8])
+local known = redis.pcall('HMGET', job, 'timestamp', 'deid')
+if known.err or not known[1] and not is_hash(job) then
+  return {MISSING}
 end
-local code = ownership(KEYS[12], KEYS[13], ARGV[5])
-if code < 0 then
-  return {code}
+local owner = redis.call('GET', lock)
+if owner ~= ARGV[5] then
+  return {owner and OTHER_LOCK or NO_LOCK}
 end
-code = leave_active(q, id, KEYS[13], KEYS[14])
-if code < 0 then
-  return {code}
+-- An id less in stalled is harmless, should the next step be refused.
+if type(redis.pcall('SREM', q.stalled, id)) == 'table' then
+  return {WRONG_TYPE, q.stalled}
 end
-finish(q, q.completed, id, ARGV[3], 'returnvalue', ARGV[6], tonumber(ARGV[8]), tonumber(ARGV[9]))
+local left = redis.pcall('LREM', q.active, -1, id)
+if type(left) == 'table' then
+  return {WRONG_TYPE, q.active}
+end
+if left > 0 and count ~= 0 and type(redis.pcall('ZADD', q.completed, now, id)) == 'table' then
+  redis.call('LPUSH', q.active, id)
+  return {WRONG_TYPE, q.completed}
+end
+redis.call('DEL', lock, KEYS[9])
+if left == 0 then
+  return {NOT_ACTIVE}
+end
+if known[2] then
+  release_debounce(q, id, known[2])
+end
+if count == 0 then
+  forget(q.prefix, id)
+else
+  redis.call('HSET', job, 'returnvalue', ARGV[6], 'finishedOn', now)
+  retain(q, q.completed, tonumber(now), count, tonumber(ARGV[9]))
+end
 redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
-if not head then
-  return {0}
-end
-local answer = take_next(q, head, ARGV[10], ARGV[11], ARGV[3], false)
-return answer[1] < 0 and {0} or answer
+-- While the queue is paused, nothing is in wait.
+return take_next(q, ARGV[10], ARGV[11], now)

@@ -1,4 +1,11 @@
--- Appended to prelude.lua for scripts that put jobs somewhere; those that run for every job do without it.
+-- Putting jobs into the line or the delayed set.
+
+local function open_queue(first, prefix, publisher)
+  local q = open_line(first, prefix, publisher)
+  q.paused, q.delayed, q.counter = KEYS[first + 6], KEYS[first + 7], KEYS[first + 8]
+  q.failed, q.repeats = KEYS[first + 9], KEYS[first + 10]
+  return q
+end
 
 -- A member of a delayed set is ordered by its due time, then by 12 bits of the job's number (wire format 6.2).
 local function delayed_score(due, low)
@@ -14,7 +21,8 @@ local function announce_waiting(q, id)
 end
 
 local function line_of(q)
-  return redis.call('EXISTS', q.pause_flag) == 1 and q.paused or q.wait
+  q.line = q.line or redis.call('EXISTS', q.pause_flag) == 1 and q.paused or q.wait
+  return q.line
 end
 
 -- Puts `id` into the line: after all that have a lower or equal priority number, at the taking end for lifo, else last.
@@ -36,43 +44,6 @@ local function push(q, id, priority, lifo)
   end
 end
 
--- Puts `id` where it is taken next, whatever its priority.
-local function push_first(q, id, priority)
-  if priority > 0 then
-    redis.call('ZADD', q.priority, priority, id)
-  end
-  redis.call('RPUSH', line_of(q), id)
-end
-
--- Puts a finished job back into the line; Bull ignores its priority here.
-local function push_retried(q, id, lifo)
-  redis.call('HDEL', q.prefix .. id, 'finishedOn', 'processedOn', 'failedReason')
-  redis.call(lifo and 'RPUSH' or 'LPUSH', line_of(q), id)
-end
-
--- A member of a stored `opts`; nil when it is absent or null, or the options cannot be read.
-local function option(job, member)
-  local readable, opts = pcall(cjson.decode, redis.call('HGET', job, 'opts') or '')
-  local value = readable and type(opts) == 'table' and opts[member]
-  if value ~= cjson.null and value ~= false then
-    return value
-  end
-end
-
--- count, age of a retention option; anything unreadable keeps all.
-local function retention(job, member)
-  local keep = option(job, member)
-  if keep == true or keep == 'true' then
-    return 0, -1
-  elseif type(keep) == 'table' then
-    local function limit(value)
-      return number_of(value ~= cjson.null and value, -1)
-    end
-    return limit(keep.count), limit(keep.age)
-  end
-  return number_of(keep, -1), -1
-end
-
 -- Holds a debounce for `id`, for `ttl` ms or ('') until the job ends. The id of the job that holds it already, or nil.
 local function hold_debounce(q, name, ttl, id)
   local key = q.prefix .. 'de:' .. name
@@ -90,10 +61,14 @@ end
 
 -- Adds a job. `first` is where its ten arguments begin: custom id or '', name, data, opts, timestamp, delay,
 -- priority, lifo, debounce or '', its time in ms or ''.
--- Returns the id and 1; or that of a job which is there already and 0 (the id is taken) or 2 (it holds the debounce).
+-- Returns the id and 1; or that of a job which is there already and 0 (the id is taken) or 2 (it holds the debounce). Or
+-- nil and the key that is of the wrong type, where `add` asks for a plain job without looking at types before.
 local function insert(q, first)
-  local id, timestamp, delay = ARGV[first], ARGV[first + 4], tonumber(ARGV[first + 5])
-  local counter = redis.call('INCR', q.counter)
+  local id, timestamp, delay, priority = ARGV[first], ARGV[first + 4], tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
+  local counter = redis.pcall('INCR', q.counter)
+  if type(counter) == 'table' then
+    return nil, q.counter
+  end
   if id == '' then
     id = string.format('%.0f', counter)
     -- A custom id may have taken the number.
@@ -113,6 +88,12 @@ local function insert(q, first)
       return holder, 2
     end
   end
+  if delay <= 0 and priority <= 0 then
+    local line = line_of(q)
+    if type(redis.pcall(ARGV[first + 7] == '1' and 'RPUSH' or 'LPUSH', line, id)) == 'table' then
+      return nil, line
+    end
+  end
   redis.call('HSET', q.prefix .. id, 'name', ARGV[first + 1], 'data', ARGV[first + 2], 'opts', ARGV[first + 3],
     'timestamp', timestamp, 'delay', ARGV[first + 5], 'priority', ARGV[first + 6])
   if debounce ~= '' then
@@ -122,9 +103,11 @@ local function insert(q, first)
     local due = tonumber(timestamp) + delay
     redis.call('ZADD', q.delayed, delayed_score(due, counter), id)
     announce_delayed(q, due)
-  else
-    push(q, id, tonumber(ARGV[first + 6]), ARGV[first + 7] == '1')
-    announce_waiting(q, id)
+    return id, 1
   end
+  if priority > 0 then
+    push(q, id, priority)
+  end
+  announce_waiting(q, id)
   return id, 1
 end

@@ -1,12 +1,12 @@
 -- Renews a lock and looks for an order to stop (wire format 6.5).
 --
--- KEYS  1-11 the queue, 12 lock, 13 order to cancel (ours, not Bull's)
+-- KEYS  1-6 the queue, 7 lock, 8 order to cancel (ours, not Bull's)
 -- ARGV  1-3 header, 4 id, 5 token, 6 lock in ms
 -- before: the token owns the lock, or nobody does and the job is active still
 -- after:  the lock lasts for another period, the job is not stalled
 -- answers {1} held, {2, who} held and to be cancelled, {0} not ours any more, nothing changed
-local q = open_queue(1, ARGV[1], ARGV[2])
-local owner = redis.call('GET', KEYS[12])
+local q = open_line(1, ARGV[1], ARGV[2])
+local owner = redis.call('GET', KEYS[7])
 if owner and owner ~= ARGV[5] then
   return {0}
 end
@@ -15,11 +15,11 @@ end
 if not owner and not (is_hash(q.prefix .. ARGV[4]) and redis.call('TYPE', q.active).ok == 'list' and redis.call('LPOS', q.active, ARGV[4])) then
   return {0}
 end
-redis.call('SET', KEYS[12], ARGV[5], 'PX', ARGV[6])
+redis.call('SET', KEYS[7], ARGV[5], 'PX', ARGV[6])
 if redis.call('TYPE', q.stalled).ok == 'set' then
   redis.call('SREM', q.stalled, ARGV[4])
 end
-local who = redis.call('GET', KEYS[13])
+local who = redis.call('GET', KEYS[8])
 if who then
   return {2, who}
 end

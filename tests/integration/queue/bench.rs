@@ -93,6 +93,12 @@ impl Bench {
         found
     }
 
+    /// The same where `wait` is no list.
+    pub(crate) async fn places_but_wait(&mut self, id: &str) -> Vec<&'static str> {
+        let _: i64 = self.command(&["DEL", "bull:v:wait"]).await;
+        self.places(id).await
+    }
+
     /// Everything the server holds, for showing that nothing changed.
     pub(crate) async fn dump(&mut self) -> BTreeMap<String, Vec<u8>> {
         let mut keys: Vec<String> = self.command(&["KEYS", "*"]).await;

@@ -126,7 +126,7 @@ async fn a_key_of_the_wrong_type_is_named_and_nothing_changes() {
             let result = queue.take("u", LOCK, Admission::Any).await;
             assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "take with {suffix}: {result:?}");
         }
-        if ["wait", "active", "stalled", "completed"].contains(&suffix) {
+        if ["active", "stalled", "completed"].contains(&suffix) {
             let result = queue.complete_and_take(&job, "t", &json!(1), "u", LOCK).await;
             assert!(matches!(&result, Err(QueueError::WrongType(k)) if *k == key), "complete and take with {suffix}: {result:?}");
         }
@@ -203,4 +203,39 @@ async fn a_restarted_server_is_found_again() {
     let limit = Duration::from_secs(20);
     eventually("the job is there", limit, || async { queue.counts().await.is_ok_and(|counts| counts.waiting == 1) }).await;
     assert!(matches!(queue.take("t", LOCK, Admission::Sequential).await.unwrap(), Taken::Job(_)));
+}
+
+#[tokio::test]
+async fn a_job_is_completed_though_the_line_behind_it_cannot_be_read() {
+    let mut bench = Bench::start().await;
+    bench.add(JobOptions::default()).await;
+    let job = bench.take("t").await;
+    let _: i64 = bench.command(&["HSET", "bull:v:wait", "odd", "1"]).await;
+    let taken = bench.queue.complete_and_take(&job, "t", &json!(1), "u", LOCK).await.unwrap();
+    assert_eq!((taken, bench.places_but_wait("1").await), (Taken::Empty, vec!["completed"]));
+}
+
+#[tokio::test]
+async fn a_counter_that_is_no_number_is_named_and_nothing_is_added() {
+    for rubbish in ["x", "9223372036854775807"] {
+        let mut bench = Bench::start().await;
+        bench.add(JobOptions::default()).await;
+        let job = bench.take("t").await;
+        let () = bench.command(&["SET", "bull:v:id", rubbish]).await;
+        let before = bench.dump().await;
+        let new = NewJob::unnamed(json!({}), JobOptions::default());
+        let queue = &bench.queue;
+        let results = [
+            ("add", queue.add(&new).await.map(drop)),
+            ("complete", queue.complete(&job, "t", &json!(1), Some((queue, &new))).await.map(drop)),
+            ("arm", queue.arm(&Repeat::every(5), "n", &json!({}), &JobOptions::default(), NOW, None).await.map(drop)),
+        ];
+        for (name, result) in results {
+            assert!(
+                matches!(&result, Err(QueueError::WrongType(key)) if key == "bull:v:id"),
+                "{name} with {rubbish}: {result:?}"
+            );
+        }
+        assert_eq!(bench.dump().await, before, "{rubbish}");
+    }
 }

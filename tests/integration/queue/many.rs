@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bullwork::queue::{Added, Debounce, JobOptions, NewJob, QueueError, State};
+use bullwork::queue::{Added, Debounce, JobOptions, Keep, NewJob, QueueError, State};
 use serde_json::json;
 
 use super::bench::{Bench, NOW};
@@ -191,4 +191,21 @@ async fn a_queue_with_keys_of_wrong_types_can_be_obliterated() {
     }
     bench.queue.obliterate(false).await.unwrap();
     assert!(bench.dump().await.is_empty());
+}
+
+#[tokio::test]
+async fn retention_that_comes_late_thins_out_a_thousand_jobs_at_a_time() {
+    let mut bench = Bench::start().await;
+    let mut pipe = redis::pipe();
+    for n in 0..2500 {
+        pipe.hset(format!("bull:v:old {n}"), "opts", "{}").zadd("bull:v:completed", format!("old {n}"), n);
+    }
+    let _: redis::Value = pipe.query_async(&mut bench.connection).await.unwrap();
+    for left in [1501, 502, 5, 5] {
+        bench.add(JobOptions { remove_on_complete: Keep::Count(5), ..JobOptions::default() }).await;
+        let job = bench.take("t").await;
+        bench.queue.complete(&job, "t", &json!(1), None).await.unwrap();
+        assert_eq!(bench.queue.counts().await.unwrap().completed, left);
+    }
+    assert!(!bench.exists("old 2498").await && bench.exists("old 2499").await && bench.exists("1").await);
 }

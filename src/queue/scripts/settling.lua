@@ -1,0 +1,84 @@
+-- Ending runs, and what operators do. Needs finishing.lua and placing.lua.
+
+-- The first key of the queue that holds something else than it should, or nil.
+local function mistyped(q)
+  return is_wrong(q.wait, 'list') or is_wrong(q.paused, 'list') or is_wrong(q.active, 'list') or is_wrong(q.delayed, 'zset')
+    or is_wrong(q.priority, 'zset') or is_wrong(q.completed, 'zset') or is_wrong(q.failed, 'zset')
+    or is_wrong(q.stalled, 'set') or is_wrong(q.repeats, 'zset') or is_wrong(q.counter, 'string')
+    or is_wrong(q.pause_flag, 'string')
+end
+
+local function number_of(text, default)
+  return tonumber(text or '') or default
+end
+
+-- 0 when `token` owns the job's lock.
+local function ownership(job, lock, token)
+  if not is_hash(job) then
+    return MISSING
+  end
+  local owner = redis.call('GET', lock)
+  if not owner then
+    return NO_LOCK
+  end
+  return owner == token and 0 or OTHER_LOCK
+end
+
+-- Ends the run that owns the lock, and forgets an order to cancel it: 0 when its job was active.
+local function leave_active(q, id, lock, order)
+  redis.call('DEL', lock, order or lock)
+  redis.call('SREM', q.stalled, id)
+  return redis.call('LREM', q.active, -1, id) > 0 and 0 or NOT_ACTIVE
+end
+
+-- Stores the job as finished with `field` = `value`, or deletes it when none is to be kept.
+local function finish(q, finished, id, now, field, value, count, age)
+  local name = redis.call('HGET', q.prefix .. id, 'deid')
+  if name then
+    release_debounce(q, id, name)
+  end
+  if count == 0 then
+    forget(q.prefix, id)
+    return
+  end
+  redis.call('ZADD', finished, now, id)
+  redis.call('HSET', q.prefix .. id, field, value, 'finishedOn', now)
+  retain(q, finished, tonumber(now), count, age)
+end
+
+-- Puts `id` where it is taken next, whatever its priority.
+local function push_first(q, id, priority)
+  if priority > 0 then
+    redis.call('ZADD', q.priority, priority, id)
+  end
+  redis.call('RPUSH', line_of(q), id)
+end
+
+-- Puts a finished job back into the line; Bull ignores its priority here.
+local function push_retried(q, id, lifo)
+  redis.call('HDEL', q.prefix .. id, 'finishedOn', 'processedOn', 'failedReason')
+  redis.call(lifo and 'RPUSH' or 'LPUSH', line_of(q), id)
+end
+
+-- A member of a stored `opts`; nil when it is absent or null, or the options cannot be read.
+local function option(job, member)
+  local readable, opts = pcall(cjson.decode, redis.call('HGET', job, 'opts') or '')
+  local value = readable and type(opts) == 'table' and opts[member]
+  if value ~= cjson.null and value ~= false then
+    return value
+  end
+end
+
+-- count, age of a retention option; anything unreadable keeps all.
+local function retention(job, member)
+  local keep = option(job, member)
+  if keep == true or keep == 'true' then
+    return 0, -1
+  elseif type(keep) == 'table' then
+    local function limit(value)
+      return number_of(value ~= cjson.null and value, -1)
+    end
+    return limit(keep.count), limit(keep.age)
+  end
+  return number_of(keep, -1), -1
+end
