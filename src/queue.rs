@@ -33,9 +33,8 @@
 //! - `add` `take` `settle` `delayed` `stalled`: the life of a job
 //! - `consumer`: runs jobs side by side, for programs that use this module as a library
 //! - `repeat`: schedules · `operate`: what people do by hand · `clean`: removing many · `look`: counts, lists, states
-//! - `tell` `events`: what runs tell, and what is published
-//!
-//! Not here yet: rate limits, metrics.
+//! - `tell` `events`: what runs tell, and what is published · `outcome`: waiting for an end
+//! - `limiter` `metrics` `workers`: how many runs begin, how many ended, who runs them
 
 mod add;
 mod clean;
@@ -45,18 +44,22 @@ mod error;
 mod events;
 pub mod job;
 mod keys;
+mod limiter;
 mod look;
+pub mod metrics;
 mod operate;
 pub mod options;
+mod outcome;
 mod repeat;
 mod scripts;
 mod settle;
 mod stalled;
 mod take;
 mod tell;
+mod workers;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use add::Added;
 pub use clean::Cleaned;
@@ -64,18 +67,24 @@ pub use consumer::{ActiveJob, Consumer, ConsumerOptions};
 pub use error::QueueError;
 pub use events::{Event, EventStream};
 pub use job::{Job, NewJob};
+pub use limiter::Limiter;
 pub use look::{Counts, State};
+pub use metrics::Metrics;
 pub use operate::CancelOutcome;
 pub use options::{Backoff, Debounce, JobOptions, Keep};
+pub use outcome::Outcome;
 pub use repeat::{Armed, Repeat, RepeatEntry};
 pub use settle::{Completed, Failed, Failure};
 pub use stalled::StallCheck;
 pub use take::{Admission, Renewed, Taken};
 
+pub use workers::{Presence, WorkerClient};
+
 use crate::clock::Clock;
 use crate::identity;
 use crate::redis::Redis;
 use keys::Keys;
+use take::milliseconds;
 
 /// A queue. Cheap to clone; clones share their publisher's token.
 #[derive(Clone, Debug)]
@@ -92,6 +101,9 @@ struct Inner {
     clock: Clock,
     /// Tells our messages from others' (wire format §5).
     publisher: String,
+    limiter: Option<Limiter>,
+    /// Minutes in which ends are counted; 0: they are not.
+    metrics: u32,
     /// Whether the last look at the line brought a job.
     took_some: AtomicBool,
 }
@@ -108,9 +120,42 @@ impl Queue {
                 keys: Keys::new(prefix, name),
                 clock,
                 publisher: identity::new_uuid(),
+                limiter: None,
+                metrics: 0,
                 took_some: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// The same queue, of which at most so many runs begin in a time. Give it to its workers, and to its producers when it is by
+    /// group.
+    #[must_use]
+    pub fn with_limiter(&self, limiter: Limiter) -> Queue {
+        self.changed(|inner| inner.limiter = Some(limiter))
+    }
+
+    /// The same queue, of which the ends that its workers bring about are counted in each minute, and the last `minutes` kept
+    /// ([`metrics::TWO_WEEKS`] is what tools show).
+    #[must_use]
+    pub fn with_metrics(&self, minutes: u32) -> Queue {
+        self.changed(|inner| inner.metrics = minutes)
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Inner)) -> Queue {
+        let Inner { redis, prefix, name, keys, clock, publisher, limiter, metrics, .. } = &*self.inner;
+        let mut inner = Inner {
+            redis: redis.clone(),
+            prefix: prefix.clone(),
+            name: name.clone(),
+            keys: keys.clone(),
+            clock: clock.clone(),
+            publisher: publisher.clone(),
+            limiter: limiter.clone(),
+            metrics: *metrics,
+            took_some: AtomicBool::new(false),
+        };
+        change(&mut inner);
+        Queue { inner: Arc::new(inner) }
     }
 
     /// Its name in Redis.
@@ -153,7 +198,20 @@ impl Queue {
         &self.inner.publisher
     }
 
-    fn took_some(&self) -> &AtomicBool {
-        &self.inner.took_some
+    fn limiter(&self) -> Option<&Limiter> {
+        self.inner.limiter.as_ref()
+    }
+
+    fn metrics_kept(&self) -> u32 {
+        self.inner.metrics
+    }
+
+    /// As Bull: an empty line is told once after the last job, not at every look.
+    fn tells_drained(&self) -> bool {
+        self.inner.took_some.load(Ordering::Relaxed)
+    }
+
+    fn took(&self, some: bool) {
+        self.inner.took_some.store(some, Ordering::Relaxed);
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn new(job: &NewJob, now: Millis) -> Result<Self, QueueError> {
+    fn new(job: &NewJob, now: Millis) -> Result<Self, QueueError> {
         let id = job.options.job_id.clone().unwrap_or_default();
         if job.options.job_id.is_some() {
             keys::check_id(&id)?;
@@ -64,6 +64,15 @@ impl Stored {
             lifo: job.options.lifo,
             debounce: job.options.debounce.clone().filter(|d| !d.id.is_empty()),
         })
+    }
+
+    /// For `queue`, whose limiter may go by group.
+    pub(super) fn of(queue: &Queue, job: &NewJob, now: Millis) -> Result<Self, QueueError> {
+        let mut stored = Stored::new(job, now)?;
+        if let Some(limiter) = queue.limiter() {
+            limiter.put_into_group(&mut stored, &job.data)?;
+        }
+        Ok(stored)
     }
 
     /// Appends the ten arguments of `insert` in `scripts/prelude.lua`.
@@ -93,7 +102,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::InvalidId`], [`QueueError::WrongType`], or Redis's.
     pub async fn add(&self, job: &NewJob) -> Result<Added, QueueError> {
-        let stored = Stored::new(job, self.clock().now())?;
+        let stored = Stored::of(self, job, self.clock().now())?;
         let mut added = self.insert(&[stored]).await?;
         added.pop().ok_or_else(|| QueueError::Answer("it names no job".into()))
     }
@@ -105,7 +114,7 @@ impl Queue {
     /// As [`Queue::add`]. After an error of Redis's the batches before were added, and the one under way perhaps.
     pub async fn add_many(&self, jobs: &[NewJob]) -> Result<Vec<Added>, QueueError> {
         let now = self.clock().now();
-        let all = jobs.iter().map(|job| Stored::new(job, now)).collect::<Result<Vec<_>, _>>()?;
+        let all = jobs.iter().map(|job| Stored::of(self, job, now)).collect::<Result<Vec<_>, _>>()?;
         let mut added = Vec::with_capacity(all.len());
         let mut rest = &all[..];
         while !rest.is_empty() {

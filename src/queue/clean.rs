@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::take::milliseconds;
-use super::{Queue, QueueError, State, scripts};
+use super::{Queue, QueueError, State, keys, scripts};
 use crate::clock::Millis;
 
 /// Keys of a queue besides those that every script is given.
@@ -53,6 +53,36 @@ impl Queue {
             removed.extend(self.remove_many(state, which).await?);
         }
         Ok(removed)
+    }
+
+    /// Removes all jobs whose id matches a pattern of Redis's (`*`, `?`, `[ab]`, `\\` before what is meant literally), whatever their
+    /// state. A job that is being run stays. Takes time in proportion to all keys of the Redis.
+    ///
+    /// # Errors
+    /// As [`Queue::clean`].
+    pub async fn remove_matching(&self, pattern: &str) -> Result<Cleaned, QueueError> {
+        let mut removed = Vec::new();
+        let wanted = format!("{}{pattern}", super::events::literal(self.keys().base()));
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&wanted).arg("COUNT").arg(1000).arg("TYPE").arg("hash");
+            let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection().await?).await?;
+            for key in found {
+                let key = String::from_utf8_lossy(&key);
+                let Some(id) = key.strip_prefix(self.keys().base()).filter(|id| keys::check_id(id).is_ok()) else { continue };
+                match self.remove(id).await {
+                    Ok(()) => removed.push(id.to_owned()),
+                    // Gone meanwhile, or being run.
+                    Err(QueueError::Missing(_) | QueueError::Locked(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(removed);
+            }
+        }
     }
 
     async fn remove_many(&self, state: State, which: Which) -> Result<Cleaned, QueueError> {

@@ -149,7 +149,7 @@ fn event(keys: &Keys, channel: &str, payload: &str) -> Option<Event> {
 }
 
 /// `text` as a channel pattern that matches only itself.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {

@@ -93,6 +93,25 @@ impl Queue {
         Ok(Counts { waiting, active, completed, failed, delayed, paused })
     }
 
+    /// How many jobs that wait have each of these priorities; 0 stands for those without one.
+    ///
+    /// # Errors
+    /// [`QueueError::WrongType`], or Redis's.
+    pub async fn counts_per_priority(&self, priorities: &[u32]) -> Result<Vec<u64>, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.llen(self.keys().of("wait")).llen(self.keys().of("paused")).zcard(self.keys().of("priority"));
+        for priority in priorities {
+            pipe.zcount(self.keys().of("priority"), *priority, *priority);
+        }
+        let counted: Vec<u64> = pipe.query_async(&mut self.connection().await?).await?;
+        let [wait, paused, prioritised, each @ ..] = &counted[..] else {
+            return Err(QueueError::Answer("it is too short".into()));
+        };
+        let without = (wait + paused).saturating_sub(*prioritised);
+        Ok(priorities.iter().zip(each).map(|(priority, count)| if *priority == 0 { without } else { *count }).collect())
+    }
+
     /// Ids in `state`, positions `start` to `end`, both included; `end` -1 means to the last. Ascending is
     /// in the order in which they are taken, became due, or finished.
     async fn ids(&self, state: State, start: isize, end: isize, ascending: bool) -> Result<Vec<String>, QueueError> {

@@ -33,6 +33,7 @@ scripts! {
     TAKE 6 "running.lua" "take.lua";
     CLAIM 6 "running.lua" "claim.lua";
     COMPLETE_AND_TAKE 6 "running.lua" "finishing.lua" "complete_and_take.lua";
+    TAKE_LIMITED 11 "running.lua" "finishing.lua" "placing.lua" "settling.lua" "take_limited.lua";
     RENEW 6 "renew.lua";
     READ 6 "read.lua";
     LOG 6 "log.lua";

@@ -82,7 +82,7 @@ impl Queue {
         then: Option<(&Queue, &NewJob)>,
     ) -> Result<Completed, QueueError> {
         let successor = match then {
-            Some((queue, next)) => Some((queue, Stored::new(next, self.clock().now())?)),
+            Some((queue, next)) => Some((queue, Stored::of(queue, next, self.clock().now())?)),
             None => None,
         };
         let result = value.to_string();
@@ -92,7 +92,7 @@ impl Queue {
             keys.extend_from_slice(queue.keys().block());
         }
         let mut call = self.call(&scripts::COMPLETE, &keys);
-        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string()).arg(count).arg(age);
+        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string()).arg(count).arg(age).arg(self.metrics_kept());
         if let Some((queue, stored)) = &successor {
             call.arg(queue.keys().base()).arg(queue.publisher());
             stored.append_to(&mut call);
@@ -125,7 +125,8 @@ impl Queue {
             .arg(delayed::low_bits(&job.id))
             .arg(u8::from(job.lifo()))
             .arg(count)
-            .arg(age);
+            .arg(age)
+            .arg(self.metrics_kept());
         Ok(match self.run(&job.id, &call).await?.code {
             0 => Failed::Final,
             1 => Failed::Delayed { until },

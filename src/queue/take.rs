@@ -1,6 +1,5 @@
 //! Taking a job, and keeping it (wire format §6.4, §6.5).
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -28,6 +27,8 @@ pub enum Taken {
     Empty,
     /// Something waits, but another job is active.
     Busy,
+    /// Something waits, but no run may begin before that time has passed.
+    Limited(Duration),
 }
 
 /// Whether the run still owns its job.
@@ -54,13 +55,15 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn take(&self, token: &str, lock: Duration, admission: Admission) -> Result<Taken, QueueError> {
+        if let Some(limiter) = self.limiter() {
+            return self.take_limited(limiter, token, lock, admission, None).await;
+        }
         loop {
             let mut call = self.call(&scripts::TAKE, NO_MORE);
             call.arg(token)
                 .arg(milliseconds(lock))
                 .arg(u8::from(admission == Admission::Sequential))
-                // As Bull: told once after the last job, not at every look.
-                .arg(u8::from(self.took_some().load(Ordering::Relaxed)));
+                .arg(u8::from(self.tells_drained()));
             let answer = self.run("", &call).await?;
             // A thousand ids without a job were dropped.
             if answer.code == 3 {
@@ -70,11 +73,11 @@ impl Queue {
         }
     }
 
-    fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
+    pub(super) fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
         match answer.code {
             1 => Ok(Taken::Busy),
             2 => {
-                self.took_some().store(true, Ordering::Relaxed);
+                self.took(true);
                 let id = answer.text()?;
                 let fields = answer.values().next().unwrap_or(redis::Value::Nil);
                 let mut job = Job::from_fields(&id, fields).ok_or(QueueError::Missing(id))?;
@@ -82,8 +85,9 @@ impl Queue {
                 job.processed_on = Some(now);
                 Ok(Taken::Job(Box::new(job)))
             }
+            4 => Ok(Taken::Limited(Duration::from_millis(u64::try_from(answer.number()?).unwrap_or(1)))),
             _ => {
-                self.took_some().store(false, Ordering::Relaxed);
+                self.took(false);
                 Ok(Taken::Empty)
             }
         }
@@ -91,6 +95,9 @@ impl Queue {
 
     /// Locks `id`, which a blocking move brought to `active`. Empty: somebody else has it, or it is no job.
     pub(super) async fn claim(&self, id: &str, token: &str, lock: Duration) -> Result<Taken, QueueError> {
+        if let Some(limiter) = self.limiter() {
+            return self.take_limited(limiter, token, lock, Admission::Any, Some(id)).await;
+        }
         let mut call = self.call(&scripts::CLAIM, &[self.keys().job(id), self.keys().lock(id), self.keys().of("paused")]);
         call.arg(id).arg(token).arg(milliseconds(lock));
         self.taken(self.run(id, &call).await?, call.now)
@@ -108,6 +115,11 @@ impl Queue {
         next: &str,
         lock: Duration,
     ) -> Result<Taken, QueueError> {
+        if self.limiter().is_some() || self.metrics_kept() > 0 {
+            self.complete(job, token, value, None).await?;
+            // Whatever went wrong here will go wrong at the next look, too; the job is completed.
+            return Ok(self.take(next, lock, Admission::Any).await.unwrap_or(Taken::Empty));
+        }
         let result = value.to_string();
         let (count, age) = job.keep_completed().limits();
         let mut call = self.call(&scripts::COMPLETE_AND_TAKE, &self.keys().of_run(&job.id));

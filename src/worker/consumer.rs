@@ -18,7 +18,7 @@ use super::Timing;
 use super::execution::{self, Ended, Surroundings};
 use crate::clock::Millis;
 use crate::identity;
-use crate::queue::{Admission, Event, Job, Queue, QueueError, State, Taken};
+use crate::queue::{Admission, Event, Job, Presence, Queue, QueueError, State, Taken};
 use crate::schedule;
 
 /// An idle worker looks by itself this often.
@@ -88,7 +88,7 @@ async fn take_and_run(around: &Surroundings, waited_for: &mut Option<String>) ->
     let token = identity::new_token();
     let job = match queue.take(&token, around.timing.lock, Admission::Sequential).await? {
         Taken::Job(job) => *job,
-        Taken::Empty => return Ok(false),
+        Taken::Empty | Taken::Limited(_) => return Ok(false),
         Taken::Busy => {
             let active = queue.jobs(&[State::Active], 0, 0, true).await?.into_iter().next().map(|job| job.id);
             if active.is_some() && active != *waited_for {
@@ -165,6 +165,7 @@ async fn listen(queue: Queue, bells: Bells, end: CancellationToken) {
 /// Moves due jobs to waiting and recovers jobs whose worker died.
 async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationToken) {
     let mut next_stall_check = tokio::time::Instant::now();
+    let mut presence = Presence::new(&queue);
     loop {
         let mut pause = POLL.min(timing.stall_check);
         match queue.promote_due().await {
@@ -174,6 +175,10 @@ async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationT
             Err(_) => pause = RETRY,
         }
         if tokio::time::Instant::now() >= next_stall_check {
+            // Only tools look at it.
+            if let Err(error) = presence.renew().await {
+                tracing::debug!("the worker of {} is not listed: {error}", queue.name());
+            }
             match queue.recover_stalled(timing.stall_check, POISON_LIMIT).await {
                 Ok(check) => {
                     next_stall_check = tokio::time::Instant::now() + timing.stall_check;

@@ -3,6 +3,7 @@
 mod bench;
 mod events;
 mod hostile;
+mod limits;
 mod many;
 mod operators;
 mod places;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
 use redis::aio::MultiplexedConnection;
 
 use super::{BACK_OFF, Shared, lane};
@@ -29,38 +28,44 @@ pub(super) async fn feed(shared: Arc<Shared>) {
         };
         let Ok(slot) = slot else { return };
         let token = identity::new_token();
-        match next(&shared, &mut waiter, &token).await {
-            Ok(Some(job)) => {
+        let pause = match next(&shared, &mut waiter, &token).await {
+            Ok(taken) => {
                 failing = false;
-                shared.lanes.spawn(lane::run(Arc::clone(&shared), job, token, slot));
+                match taken {
+                    Taken::Job(job) => {
+                        shared.lanes.spawn(lane::run(Arc::clone(&shared), *job, token, slot));
+                        continue;
+                    }
+                    Taken::Limited(left) => left,
+                    Taken::Empty | Taken::Busy => continue,
+                }
             }
-            Ok(None) => failing = false,
             Err(error) => {
                 if !failing {
                     tracing::error!("Error in {}: {error}", shared.queue.name());
                 }
                 failing = true;
-                tokio::select! {
-                    () = shared.quiet.cancelled() => return,
-                    () = tokio::time::sleep(BACK_OFF) => {}
-                }
+                BACK_OFF
             }
+        };
+        drop(slot);
+        tokio::select! {
+            () = shared.quiet.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-async fn next(shared: &Shared, waiter: &mut Waiter, token: &str) -> Result<Option<crate::queue::Job>, QueueError> {
+async fn next(shared: &Shared, waiter: &mut Waiter, token: &str) -> Result<Taken, QueueError> {
     let lock = shared.options.lock;
-    let mut taken = shared.queue.take(token, lock, Admission::Any).await?;
-    if taken == Taken::Empty {
+    match shared.queue.take(token, lock, Admission::Any).await? {
         // Cancelling the wait would leave a job in active that nobody has: it is ended in order instead.
-        let Some(id) = waiter.wait(&shared.quiet).await? else { return Ok(None) };
-        taken = shared.queue.claim(&id, token, lock).await?;
+        Taken::Empty => match waiter.wait(&shared.quiet).await? {
+            Some(id) => shared.queue.claim(&id, token, lock).await,
+            None => Ok(Taken::Empty),
+        },
+        taken => Ok(taken),
     }
-    Ok(match taken {
-        Taken::Job(job) => Some(*job),
-        _ => None,
-    })
 }
 
 /// Waits for jobs on a connection of its own.
@@ -74,7 +79,7 @@ impl Waiter {
     async fn wait(&mut self, quiet: &tokio_util::sync::CancellationToken) -> Result<Option<String>, QueueError> {
         let (mut connection, number) = match self.connection.take() {
             Some(open) => open,
-            None => self.open().await?,
+            None => self.queue.named_connection().await?,
         };
         let mut command = redis::cmd("BLMOVE");
         command.arg(self.queue.keys().of("wait")).arg(self.queue.keys().of("active")).arg("RIGHT").arg("LEFT");
@@ -114,34 +119,6 @@ impl Waiter {
                 let _: Result<(), _> = redis::cmd("QUIT").query_async(&mut connection).await;
                 Err(RedisError::Command(format!("no answer within {} s", (BLOCK + GRACE).as_secs())).into())
             }
-        }
-    }
-
-    async fn open(&self) -> Result<(MultiplexedConnection, i64), QueueError> {
-        let mut connection = self.queue.redis().dedicated().await?;
-        let name = client_name(self.queue.prefix(), self.queue.name());
-        let mut pipe = redis::pipe();
-        pipe.cmd("CLIENT").arg("SETNAME").arg(name).ignore().cmd("CLIENT").arg("ID");
-        let named = tokio::time::timeout(GRACE, pipe.query_async::<(i64,)>(&mut connection)).await;
-        let (number,) = named.map_err(|_| RedisError::Command("no answer within 10 s".to_owned()))??;
-        Ok((connection, number))
-    }
-}
-
-/// By which Bull's tools recognize a worker (wire format §6.21).
-fn client_name(prefix: &str, queue: &str) -> String {
-    format!("{prefix}:{}", base64::engine::general_purpose::STANDARD.encode(queue))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_have_bulls_names() {
-        let vectors: serde_json::Value = serde_json::from_str(include_str!("../../../tests/vectors/bull-vectors.json")).unwrap();
-        for case in vectors["client_name"].as_array().unwrap() {
-            assert_eq!(client_name("bull", case["queue"].as_str().unwrap()), case["setname"].as_str().unwrap());
         }
     }
 }

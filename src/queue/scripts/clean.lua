@@ -57,6 +57,7 @@ for i = 1, #ids do
     end
     redis.call('ZREM', q.priority, id)
     redis.call('SREM', q.stalled, id)
+    forget_limited(q, id)
     local name = is_hash(q.prefix .. id) and redis.call('HGET', q.prefix .. id, 'deid')
     if name and is_finished then
       release_debounce(q, id, name)

@@ -3,7 +3,7 @@
 -- KEYS  1-11 the queue, 12 job, 13 lock, 14 order to cancel
 -- ARGV  1-3 header, 4 id, 5 token, 6 attemptsMade, 7 stacktrace as JSON, 8 reason, 9 message,
 --       10 what next: 'final', 'delay' or 'now', 11 due time and 12 low bits of a delay, 13 '1': lifo,
---       14 count and 15 age to keep
+--       14 count and 15 age to keep, 16 minutes to count in
 -- before: job active, locked by the token
 -- after:  attemptsMade, stacktrace, failedReason written; job in failed (or gone), in delayed, or in the line
 -- answers {0} failed for good, {1} delayed, {2} waiting again
@@ -26,6 +26,7 @@ end
 redis.call('HSET', job, 'attemptsMade', ARGV[6], 'stacktrace', ARGV[7], 'failedReason', ARGV[8])
 if ARGV[10] == 'final' or redis.call('EXISTS', KEYS[14]) == 1 then
   finish(q, q.failed, id, ARGV[3], 'failedReason', ARGV[8], tonumber(ARGV[14]), tonumber(ARGV[15]))
+  count_end(q, 'failed', ARGV[3], tonumber(ARGV[16]))
   redis.call('DEL', KEYS[14])
   redis.call('PUBLISH', q.prefix .. 'failed', ARGV[9])
   return {0}

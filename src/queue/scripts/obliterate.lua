@@ -22,6 +22,7 @@ local function delete(id)
       redis.call('DEL', q.prefix .. 'de:' .. name)
     end
   end
+  forget_limited(q, id)
   forget(q.prefix, id)
   redis.call('DEL', job .. ':lock', ARGV[4] .. id)
   left = left - 1

@@ -26,6 +26,7 @@ for _, set in ipairs({q.delayed, q.completed, q.failed, q.priority}) do
 end
 redis.call('SREM', q.stalled, id)
 redis.call('DEL', KEYS[14])
+forget_limited(q, id)
 if kind == 'hash' then
   local name = redis.call('HGET', KEYS[12], 'deid')
   if name then

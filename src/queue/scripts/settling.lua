@@ -82,3 +82,45 @@ local function retention(job, member)
   end
   return number_of(keep, -1), -1
 end
+
+-- Forgets that the rate limit put `id` off.
+local function forget_limited(q, id)
+  local index = q.prefix .. 'limiter:index'
+  local limited = redis.pcall('HGET', index, id)
+  if type(limited) == 'string' then
+    redis.call('HDEL', index, id)
+    -- What the index names is a set of this queue, or foreign.
+    if string.sub(limited, 1, #q.prefix + 7) == q.prefix .. 'limiter' then
+      redis.pcall('SREM', limited, id)
+    end
+  end
+end
+
+-- Counts an end in its minute (wire format 6.18), when `most` minutes are to be kept. Keys of the wrong type are let be: numbers are
+-- no reason to refuse the end of a job.
+local function count_end(q, ends, now, most)
+  local key = q.prefix .. 'metrics:' .. ends
+  local data = key .. ':data'
+  if most <= 0 or is_wrong(key, 'hash') or is_wrong(data, 'list') then
+    return
+  end
+  local count = redis.pcall('HINCRBY', key, 'count', 1)
+  if type(count) == 'table' then
+    return
+  end
+  local last = tonumber(redis.call('HGET', key, 'prevTS') or '')
+  if not last then
+    redis.call('HSET', key, 'prevTS', now, 'prevCount', 0)
+    return
+  end
+  local minutes = math.min(math.floor(tonumber(now) / 60000) - math.floor(last / 60000), most)
+  if minutes > 0 then
+    local before = number_of(redis.call('HGET', key, 'prevCount'), 0)
+    redis.call('LPUSH', data, string.format('%.0f', count - 1 - before))
+    for _ = 2, minutes do
+      redis.call('LPUSH', data, 0)
+    end
+    redis.call('LTRIM', data, 0, most - 1)
+    redis.call('HSET', key, 'prevTS', now, 'prevCount', string.format('%.0f', count - 1))
+  end
+end

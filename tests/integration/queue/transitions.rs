@@ -104,7 +104,7 @@ async fn two_sequential_takers_never_hold_two_jobs() {
                 let (mut done, token) = (Vec::new(), format!("taker {n}"));
                 loop {
                     match queue.take(&token, LOCK, Admission::Sequential).await.unwrap() {
-                        Taken::Empty => return done,
+                        Taken::Empty | Taken::Limited(_) => return done,
                         Taken::Busy => tokio::task::yield_now().await,
                         Taken::Job(job) => {
                             assert_eq!(queue.counts().await.unwrap().active, 1);
