@@ -28,6 +28,121 @@
 //! Needs: Redis 6.2 or newer, `maxmemory-policy noeviction`, and clocks that agree within seconds,
 //! since all times are the clients'.
 //!
+//! # Add
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc_redis.rs"));
+//! use bullwork::clock::Clock;
+//! use bullwork::queue::{Added, JobOptions, NewJob, Queue};
+//! use bullwork::redis::Redis;
+//! use serde_json::json;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let server = DocRedis::start();
+//! let redis = Redis::new("redis://127.0.0.1:6379")?;
+//! # let redis = Redis::new(&server.url())?;
+//! let queue = Queue::new(redis, "bull", "mails", Clock::System);
+//! let soon = JobOptions { attempts: 3, delay: 5_000, ..JobOptions::default() };
+//! let added = queue.add(&NewJob::unnamed(json!({"to": "ann@example.net"}), soon)).await?;
+//! assert_eq!(added, Added::New("1".into()));
+//!
+//! let to = |n| NewJob::unnamed(json!({"to": n}), JobOptions { attempts: 3, ..JobOptions::default() });
+//! queue.add_many(&(0..10_000).map(to).collect::<Vec<_>>()).await?;
+//! assert_eq!(queue.counts().await?.waiting, 10_000);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Run
+//!
+//! See [`Consumer`] for what it does, and [`Queue::take`] for loops of your own.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc_redis.rs"));
+//! use std::time::Duration;
+//!
+//! use bullwork::clock::Clock;
+//! use bullwork::queue::{Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Outcome, Queue};
+//! use bullwork::redis::Redis;
+//! use serde_json::json;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let server = DocRedis::start();
+//! let redis = Redis::new("redis://127.0.0.1:6379")?;
+//! # let redis = Redis::new(&server.url())?;
+//! let queue = Queue::new(redis, "bull", "mails", Clock::System);
+//! let options = ConsumerOptions { concurrency: 10, ..ConsumerOptions::default() };
+//! let consumer = Consumer::start(&queue, options, |job| async move {
+//!     let to = job.data["to"].as_str().ok_or_else(|| Failure::new("the job names nobody"))?;
+//!     job.log(format!("to {to}")).await?;
+//!     job.progress(&json!(50)).await?;
+//!     Ok(json!({"sent": to}))
+//! });
+//!
+//! let mail = NewJob::unnamed(json!({"to": "ann@example.net"}), JobOptions::default());
+//! let (_, outcome) = queue.add_and_wait(&mail, Duration::from_secs(10)).await?;
+//! assert_eq!(outcome, Some(Outcome::Completed { value: json!({"sent": "ann@example.net"}) }));
+//! consumer.stop(Duration::from_secs(20)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Listen
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc_redis.rs"));
+//! use bullwork::clock::Clock;
+//! use bullwork::queue::{Event, JobOptions, NewJob, Queue};
+//! use bullwork::redis::Redis;
+//! use serde_json::json;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let server = DocRedis::start();
+//! let redis = Redis::new("redis://127.0.0.1:6379")?;
+//! # let redis = Redis::new(&server.url())?;
+//! let queue = Queue::new(redis, "bull", "mails", Clock::System);
+//! let mut events = queue.events().await?;
+//! queue.add(&NewJob::unnamed(json!({}), JobOptions::default())).await?;
+//! queue.pause().await?;
+//! assert_eq!(events.next().await, Some(Event::Waiting { id: "1".into() }));
+//! assert_eq!(events.next().await, Some(Event::Paused));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Look and operate
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc_redis.rs"));
+//! use bullwork::clock::Clock;
+//! use bullwork::queue::{JobOptions, NewJob, Queue, State};
+//! use bullwork::redis::Redis;
+//! use serde_json::json;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let server = DocRedis::start();
+//! let redis = Redis::new("redis://127.0.0.1:6379")?;
+//! # let redis = Redis::new(&server.url())?;
+//! let queue = Queue::new(redis, "bull", "mails", Clock::System);
+//! let later = JobOptions { delay: 60_000, ..JobOptions::default() };
+//! let id = queue.add(&NewJob::unnamed(json!({"to": "ann@example.net"}), later)).await?.id().to_owned();
+//! assert_eq!(queue.state(&id).await?, Some(State::Delayed));
+//! queue.promote(&id).await?;
+//! for job in queue.jobs(&[State::Waiting, State::Active], 0, 99, true).await? {
+//!     println!("{} {} {}", job.id, job.data, job.attempts());
+//! }
+//! queue.remove(&id).await?;
+//! assert_eq!(queue.job(&id).await?, None);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rooms
+//!
 //! - [`options`]: what a producer asks for, stored as `opts`
 //! - [`job`]: a job as stored, and one to add
 //! - `add` `take` `settle` `delayed` `stalled`: the life of a job

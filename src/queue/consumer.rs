@@ -1,35 +1,10 @@
 //! Runs the jobs of a queue, several side by side, for programs that use this module as a library.
 //!
-//! ```no_run
-//! use std::time::Duration;
-//! use bullwork::clock::Clock;
-//! use bullwork::queue::{Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Queue};
-//! use bullwork::redis::Redis;
-//! use serde_json::json;
-//!
-//! # async fn example() -> anyhow::Result<()> {
-//! let queue = Queue::new(Redis::new("redis://127.0.0.1:6379")?, "bull", "mails", Clock::System);
-//! queue.add(&NewJob::unnamed(json!({"to": "ann@example.net"}), JobOptions::default())).await?;
-//! let options = ConsumerOptions { concurrency: 10, ..ConsumerOptions::default() };
-//! let consumer = Consumer::start(&queue, options, |job| async move {
-//!     let to = job.data["to"].as_str().ok_or_else(|| Failure::new("the job names nobody"))?.to_owned();
-//!     job.progress(&json!(50)).await?;
-//!     Ok(json!({"sent": to}))
-//! });
-//! tokio::signal::ctrl_c().await?;
-//! consumer.stop(Duration::from_secs(20)).await;
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! - A *feeder* takes jobs while fewer than [`ConsumerOptions::concurrency`] are run; when none waits, it blocks on a
 //!   connection of its own until one comes.
 //! - A *lane* runs a job, settles it, and takes the next one in the same step.
 //! - The *keeper* renews all locks; a run whose lock is lost is dropped at its next await.
 //! - The *maintainer* moves due jobs and puts back those whose worker vanished.
-//!
-//! Jobs run at least once. When this process dies, its jobs run elsewhere one to two
-//! [`ConsumerOptions::stall_check`]s after their lock ran out. While Redis is away, it is asked every two seconds.
 
 mod feeder;
 mod keeper;
@@ -146,6 +121,14 @@ impl Shared {
 }
 
 /// Runs jobs until it is stopped. Dropped without [`Consumer::stop`], its jobs are put back by the next stall check.
+///
+/// Jobs run at least once. When this process dies, its jobs run elsewhere one to two [`ConsumerOptions::stall_check`]s after
+/// their lock ran out. A run whose lock is lost all the same (the process stood still for longer) is dropped at its next await, and
+/// cannot end the job any more. While Redis is away, it is asked every two seconds, and jobs that end meanwhile are settled when it
+/// is back in time.
+///
+/// The handler is run on the tokio runtime, so what blocks belongs on [`tokio::task::spawn_blocking`]. It needs no more than one
+/// thread: on a runtime of the current thread, jobs that do little take the least time.
 pub struct Consumer {
     shared: Arc<Shared>,
     feeder: JoinHandle<()>,

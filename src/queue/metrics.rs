@@ -28,9 +28,11 @@ impl Queue {
         }
         let key = self.keys().of(&format!("metrics:{ends}"));
         let mut pipe = redis::pipe();
-        pipe.atomic()
-            .hmget(&key, &["count", "prevTS"])
-            .lrange(format!("{key}:data"), 0, isize::try_from(limit).unwrap_or(isize::MAX) - 1);
+        pipe.atomic().hmget(&key, &["count", "prevTS"]).lrange(
+            format!("{key}:data"),
+            0,
+            isize::try_from(limit).unwrap_or(isize::MAX) - 1,
+        );
         let ((count, last), points): ((Option<String>, Option<String>), Vec<String>) =
             pipe.query_async(&mut self.connection().await?).await?;
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok());

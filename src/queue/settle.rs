@@ -92,7 +92,13 @@ impl Queue {
             keys.extend_from_slice(queue.keys().block());
         }
         let mut call = self.call(&scripts::COMPLETE, &keys);
-        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string()).arg(count).arg(age).arg(self.metrics_kept());
+        call.arg(&job.id)
+            .arg(token)
+            .arg(&result)
+            .arg(json!({"jobId": job.id, "val": result}).to_string())
+            .arg(count)
+            .arg(age)
+            .arg(self.metrics_kept());
         if let Some((queue, stored)) = &successor {
             call.arg(queue.keys().base()).arg(queue.publisher());
             stored.append_to(&mut call);

@@ -31,7 +31,16 @@ local function push(q, id, priority, lifo)
   if priority > 0 then
     redis.call('ZADD', q.priority, priority, id)
     local ahead = redis.call('ZCOUNT', q.priority, 0, priority) - 1
-    local pivot = ahead > 0 and redis.call('LINDEX', line, math.max(0, redis.call('LLEN', line) - ahead))
+    if ahead <= 1000 then
+      -- LINSERT looks for its place from the other end, past all that wait.
+      local moved = ahead > 0 and redis.call('RPOP', line, ahead) or {}
+      redis.call('RPUSH', line, id)
+      for i = #moved, 1, -1 do
+        redis.call('RPUSH', line, moved[i])
+      end
+      return
+    end
+    local pivot = redis.call('LINDEX', line, math.max(0, redis.call('LLEN', line) - ahead))
     if pivot then
       redis.call('LINSERT', line, 'BEFORE', pivot, id)
     else

@@ -47,9 +47,11 @@ async fn the_limit_leaves_jobs_in_their_place_until_its_time_has_passed() {
     let urgent = JobOptions { priority: 1, ..JobOptions::default() };
     let urgent = queue.add(&NewJob::unnamed(json!({}), urgent)).await.unwrap().id().to_owned();
     let _: i64 = bench.command(&["PEXPIRE", "bull:v:limiter", "1"]).await;
-    eventually("the time has passed", Duration::from_secs(5), async || {
-        matches!(take(&queue).await, Taken::Job(job) if job.id == urgent)
-    })
+    eventually(
+        "the time has passed",
+        Duration::from_secs(5),
+        async || matches!(take(&queue).await, Taken::Job(job) if job.id == urgent),
+    )
     .await;
     // A worker that knows of no limit pays no heed.
     assert_eq!(bench.take("t").await.id, "3");

@@ -209,3 +209,23 @@ async fn retention_that_comes_late_thins_out_a_thousand_jobs_at_a_time() {
     }
     assert!(!bench.exists("old 2498").await && bench.exists("old 2499").await && bench.exists("1").await);
 }
+
+#[tokio::test]
+async fn priorities_hold_among_more_jobs_than_are_moved_one_by_one() {
+    let bench = Bench::start().await;
+    let with = |priority| NewJob::unnamed(json!({}), JobOptions { priority, ..JobOptions::default() });
+    let jobs: Vec<NewJob> = (0..3000).map(|n| with([0, 1, 2][n % 3])).collect();
+    bench.queue.add_many(&jobs).await.unwrap();
+    // One has 999 others ahead of it, one 1001, one 2002.
+    let mut expected: Vec<u32> = Vec::new();
+    for (class, late) in [(1, 3001_u64), (2, 3002), (2, 3003), (0, 3004)] {
+        bench.queue.add(&with(class)).await.unwrap();
+        assert_eq!(bench.queue.counts().await.unwrap().waiting, late);
+    }
+    for (class, late) in [(1, vec![3001]), (2, vec![3002, 3003]), (0, vec![3004])] {
+        expected.extend((0..3000).filter(|n| [0, 1, 2][n % 3] == class).map(|n| n as u32 + 1));
+        expected.extend(late);
+    }
+    let taken = bench.queue.jobs(&[State::Waiting], 0, -1, true).await.unwrap();
+    assert_eq!(taken.iter().map(|job| job.id.parse::<u32>().unwrap()).collect::<Vec<_>>(), expected);
+}
