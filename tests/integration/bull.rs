@@ -4,7 +4,10 @@
 //! says so and does nothing.
 
 mod life;
+mod looks;
 mod peer;
+mod repeats;
+mod sweeps;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -92,7 +92,7 @@ async fn an_attempt_that_failed_on_one_side_is_counted_by_the_other() {
         assert_eq!(both.job(&id).await.attempts_made, 1);
         // The first side takes nothing more.
         stop(worker).await;
-        both.bull.queue("pause", json!([true])).await;
+        both.bull.queue("pause", json!([true, true])).await;
         let worker = match second {
             Side::Ours => both.work(second, 1).await,
             Side::Bull => {

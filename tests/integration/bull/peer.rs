@@ -7,7 +7,6 @@ use std::time::Duration;
 use bullwork::clock::Clock;
 use bullwork::queue::{ActiveJob, Consumer, ConsumerOptions, Counts, Failure, Job, JobOptions, NewJob, Queue, State};
 use bullwork::redis::Redis;
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -97,6 +96,11 @@ impl Peer {
     pub(crate) async fn job(&self, id: &str, what: &str, args: Value) -> Value {
         let request = json!({"do": what, "job": id, "args": args});
         self.ask(request).await.unwrap_or_else(|error| panic!("{what} of job {id}: {error}"))
+    }
+
+    /// The same when it should fail: the error's message.
+    pub(crate) async fn job_refuses(&self, id: &str, what: &str) -> String {
+        self.ask(json!({"do": what, "job": id, "args": []})).await.expect_err("it succeeds")
     }
 
     /// Ends it as a crash does.
@@ -252,9 +256,9 @@ impl Both {
         self.bull.queue("heard", json!([])).await.as_array().cloned().unwrap_or_default()
     }
 
-    /// Waits until Bull's listeners heard `event`.
+    /// Waits until Bull's listeners heard `event`, with whatever Bull adds to what was told.
     pub(crate) async fn hears(&self, event: &Value) {
-        eventually(&format!("Bull hears {event}"), SOON, async || self.heard().await.contains(event)).await;
+        eventually(&format!("Bull hears {event}"), SOON, async || self.heard().await.iter().any(|one| is(one, event))).await;
     }
 }
 
@@ -264,9 +268,6 @@ pub(crate) async fn stop(worker: Worker) {
         consumer.stop(SOON).await;
     }
 }
-
-/// The signal that nobody can handle.
-pub(crate) const KILL: Signal = Signal::SIGKILL;
 
 /// A job's id as Bull shows it: ids that look like numbers may be numbers.
 pub(crate) fn id_of(job: &Value) -> String {
@@ -284,6 +285,11 @@ fn as_bull_shows(job: &Job) -> Value {
         "stacktrace": job.stacktrace, "returnvalue": job.return_value, "debounceId": job.opts["debounce"].get("id"),
         "finishedOn": job.finished_on, "processedOn": job.processed_on,
     })
+}
+
+/// Whether a listener was called with `event`, and maybe more.
+pub(crate) fn is(heard: &Value, event: &Value) -> bool {
+    heard.as_array().zip(event.as_array()).is_some_and(|(heard, event)| heard.starts_with(event))
 }
 
 /// Without its members that are null: they mean the same as none.
