@@ -3,10 +3,12 @@
 //! Needs node and the package, which scripts/test installs where it can; without them each test
 //! says so and does nothing.
 
+mod crowd;
 mod life;
 mod looks;
 mod peer;
 mod repeats;
+mod stalls;
 mod sweeps;
 
 use std::process::{Command, Stdio};

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bullwork::clock::Clock;
 use bullwork::queue::{ActiveJob, Consumer, ConsumerOptions, Counts, Failure, Job, JobOptions, NewJob, Queue, State};
 use bullwork::redis::Redis;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::Mutex;
 
-use crate::support::eventually;
 use crate::support::redis::RedisServer;
+use crate::support::{Server, eventually};
 
 /// The longest that anything here is waited for.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -131,24 +132,54 @@ pub(crate) struct Both {
     pub(crate) packages: PathBuf,
 }
 
-/// Locks, checks for stalled jobs and the like, much faster than usual.
-pub(crate) fn hasty() -> Value {
-    json!({"settings": {"lockDuration": 1000, "stalledInterval": 500, "guardInterval": 500, "maxStalledCount": 1}})
-}
+/// How long a job is held without a sign of life, and how often those that nobody holds are looked for: less than usual, or
+/// the tests would last minutes.
+const LOCK: Duration = Duration::from_millis(1500);
+const STALL_CHECK: Duration = Duration::from_millis(500);
+/// How many workers may die of a job.
+const MAX_STALLED: u32 = 10;
 
-fn options(concurrency: usize) -> ConsumerOptions {
-    let (lock, stall_check) = (Duration::from_secs(1), Duration::from_millis(500));
-    ConsumerOptions { concurrency, lock, stall_check, max_stalled: 1 }
+/// The same in Bull's words.
+pub(crate) fn hasty(max_stalled: u32) -> Value {
+    json!({"settings": {
+        "lockDuration": LOCK.as_millis() as u64, "stalledInterval": STALL_CHECK.as_millis() as u64,
+        "guardInterval": 500, "maxStalledCount": max_stalled,
+    }})
 }
 
 pub(crate) fn our_queue(redis: &RedisServer, name: &str) -> Queue {
     Queue::new(Redis::new(&redis.url()).unwrap(), "bull", name, Clock::System)
 }
 
+/// What tells the test below that it is to run jobs: the server's address and how many side by side.
+const WORKER: &str = "BULLWORK_TEST_WORKER";
+
+/// A worker of ours in a process of its own, for being killed.
+pub(crate) fn our_process(redis: &RedisServer, concurrency: usize) -> Server {
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
+    command
+        .args(["--exact", "bull::peer::our_worker", "--ignored", "--nocapture"])
+        .env(WORKER, format!("{} {concurrency}", redis.port))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Server::start(command, Signal::SIGKILL)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by other tests as a process of its own"]
+async fn our_worker() {
+    let Ok(told) = std::env::var(WORKER) else { return };
+    let (port, concurrency) = told.split_once(' ').expect("two words");
+    let queue = Queue::new(Redis::new(&format!("redis://127.0.0.1:{port}")).unwrap(), "bull", QUEUE, Clock::System);
+    let _worker = consume(&queue, concurrency.parse().unwrap());
+    std::future::pending::<()>().await;
+}
+
 /// Runs jobs as the peer does: their data say what is to be done.
 pub(crate) fn consume(queue: &Queue, concurrency: usize) -> Consumer {
     let redis = queue.redis().clone();
-    Consumer::start(queue, options(concurrency), move |job| work(redis.clone(), job))
+    let options = ConsumerOptions { concurrency, lock: LOCK, stall_check: STALL_CHECK, max_stalled: MAX_STALLED };
+    Consumer::start(queue, options, move |job| work(redis.clone(), job))
 }
 
 async fn work(redis: Redis, job: ActiveJob) -> Result<Value, Failure> {
@@ -182,14 +213,14 @@ impl Both {
     pub(crate) async fn start() -> Option<Both> {
         let packages = packages()?;
         let redis = RedisServer::start();
-        let bull = Peer::start(&packages, &redis, QUEUE, &hasty());
+        let bull = Peer::start(&packages, &redis, QUEUE, &hasty(MAX_STALLED));
         bull.queue("isReady", json!([])).await;
         Some(Both { ours: our_queue(&redis, QUEUE), bull, redis, packages })
     }
 
     /// Another Bull on the same queue.
     pub(crate) fn another_bull(&self) -> Peer {
-        Peer::start(&self.packages, &self.redis, QUEUE, &hasty())
+        Peer::start(&self.packages, &self.redis, QUEUE, &hasty(MAX_STALLED))
     }
 
     /// Adds an unnamed job with options in Bull's words; its id.
