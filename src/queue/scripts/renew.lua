@@ -4,10 +4,19 @@
 -- ARGV  1-3 header, 4 id, 5 token, 6 lock in ms
 -- before: the token owns the lock, or nobody does and the job is active still
 -- after:  the lock lasts for another period, the job is not stalled
--- answers {1} held, {2, who} held and to be cancelled, {0} not ours any more, nothing changed
+-- answers {1} held, {2, who} held and to be cancelled, {0} not ours any more: a lock of ours is gone then, nothing else changed
 local q = open_queue(1, ARGV[1], ARGV[2])
 local owner = redis.call('GET', KEYS[12])
 if owner and owner ~= ARGV[5] then
+  return {0}
+end
+-- Somebody else ended or deleted the job and left the lock, as bull-repl's `fail` and `complete` do and obliterating by
+-- force may: a lock that is kept would bar the job from being retried or removed.
+local function is_in(set)
+  return redis.call('TYPE', set).ok == 'zset' and redis.call('ZSCORE', set, ARGV[4])
+end
+if owner and (not is_hash(q.prefix .. ARGV[4]) or is_in(q.completed) or is_in(q.failed)) then
+  redis.call('DEL', KEYS[12])
   return {0}
 end
 -- The lock ran out (Redis was away, or this process stood still), but nobody has taken the job since: whoever did would
