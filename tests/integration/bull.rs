@@ -1,13 +1,20 @@
-//! The real Bull 4.16.5 (npm) on the same queues as ours, in both directions.
+//! The real Bull 4.16.5 (npm) and the tools that are made for it on the same queues as ours, in both directions.
 //!
-//! Needs node and the package, which scripts/test installs where it can; without them each test
-//! says so and does nothing.
+//! Needs node and the packages, which scripts/test installs where it can; without them each test
+//! says so and does nothing, or fails when `BULLWORK_NEEDS_BULL` is set.
+//!
+//! - `peer`: the real Bull in a process of its own, and ours beside it; both do what a job's data tell
+//! - `life` `looks` `sweeps` `repeats` `stalls`: one side does, the other sees
+//! - `crowd`: workers of both on one queue, killed again and again
+//! - `repl` `board`: npm's bull-repl and bull-board on our queues
 
+mod board;
 mod crowd;
 mod life;
 mod looks;
 mod peer;
 mod repeats;
+mod repl;
 mod stalls;
 mod sweeps;
 
@@ -51,7 +58,7 @@ fn bullwork(redis: &RedisServer, hook: &str, arguments: &[&str]) -> Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_bull_adds_is_run_by_our_worker_and_bull_sees_its_end() {
-    let Some(packages) = packages() else { return };
+    let Some(packages) = packages(&["bull"]) else { return };
     let redis = RedisServer::start();
     let receiver = MockServer::start().await;
     Mock::given(path("/fine")).respond_with(ResponseTemplate::new(204)).mount(&receiver).await;
@@ -81,7 +88,7 @@ async fn a_job_that_bull_adds_is_run_by_our_worker_and_bull_sees_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_our_restart_adds_is_run_by_bull() {
-    let Some(packages) = packages() else { return };
+    let Some(packages) = packages(&["bull"]) else { return };
     let redis = RedisServer::start();
     let bull = Peer::start(&packages, &redis, QUEUE, &json!({}));
     bull.queue("work", json!([1])).await;
@@ -100,7 +107,7 @@ async fn a_job_that_our_restart_adds_is_run_by_bull() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bull_lists_our_schedule_and_its_pending_run() {
-    let Some(packages) = packages() else { return };
+    let Some(packages) = packages(&["bull"]) else { return };
     let redis = RedisServer::start();
     let mut command = bullwork(&redis, "http://127.0.0.1:1/", &["scheduler"]);
     command

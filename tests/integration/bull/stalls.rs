@@ -11,7 +11,7 @@ use crate::support::{Server, eventually};
 /// A worker for being killed.
 enum Doomed {
     Ours(Server),
-    Bull(Peer),
+    Bull(Box<Peer>),
 }
 
 impl Doomed {
@@ -21,7 +21,7 @@ impl Doomed {
             Side::Bull => {
                 let bull = both.another_bull();
                 bull.queue("work", json!([1])).await;
-                Doomed::Bull(bull)
+                Doomed::Bull(Box::new(bull))
             }
         }
     }
