@@ -120,15 +120,22 @@ need_shellcheck() { has shellcheck || apt_install shellcheck || die "shellcheck 
 # Node is for the tests against npm's bull only; they say so themselves when it is missing.
 want_node() { { has node && has npm; } || apt_install nodejs npm || note "without node and npm the tests against Bull itself are skipped"; }
 
-# The real Bull that ours is tested against, at the version whose format we keep.
+# The real Bull that ours is tested against, at the version whose format we keep, and the tools people use with it.
+bull_packages=(bull@4.16.5 bull-repl@0.29.1 @bull-board/api@5.23.0 @bull-board/ui@5.23.0)
 want_bull() {
     want_node
     has node && has npm || return 0
-    [[ -d $root/target/bull/node_modules/bull ]] && return
-    note "installing npm's bull 4.16.5 into target/bull ..."
+    local package missing=no
+    for package in "${bull_packages[@]}"; do
+        [[ -d $root/target/bull/node_modules/${package%@*} ]] || missing=yes
+    done
+    [[ $missing == yes ]] || return 0
+    # All of them together: npm removes what it is not told of.
+    note "installing npm's ${bull_packages[*]} into target/bull ..."
     mkdir -p "$root/target/bull"
-    npm install --prefix "$root/target/bull" --no-save --no-audit --no-fund --silent bull@4.16.5 >/dev/null 2>&1 ||
-        note "npm could not install bull: the tests against Bull itself say NOT RUN"
+    # One of bull-repl's packages would load a program from elsewhere as it is installed, which nothing here uses.
+    npm install --prefix "$root/target/bull" --no-save --no-audit --no-fund --silent --ignore-scripts "${bull_packages[@]}" >/dev/null 2>&1 ||
+        note "npm could not install them: the tests against Bull itself say NOT RUN"
 }
 
 # Sets `test_runner` to nextest or, where that cannot be had, to cargo's own.

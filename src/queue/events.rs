@@ -71,6 +71,11 @@ pub enum Event {
         /// The job.
         id: String,
     },
+    /// A job was not added, since another stands for the same thing.
+    Debounced {
+        /// The job that does.
+        id: String,
+    },
     /// The run of a job is to stop. Only our own programs tell this.
     CancelRequested {
         /// The job.
@@ -122,6 +127,7 @@ fn event(keys: &Keys, channel: &str, payload: &str) -> Option<Event> {
         "active" => Some(Event::Active { id: id() }),
         "stalled" => Some(Event::Stalled { id: id() }),
         "duplicated" => Some(Event::Duplicated { id: id() }),
+        "debounced" => Some(Event::Debounced { id: id() }),
         "paused" => Some(Event::Paused),
         "resumed" => Some(Event::Resumed),
         "drained" => Some(Event::Drained),
@@ -173,8 +179,10 @@ impl Queue {
             .collect();
         channels.push(keys.cancel_channel().to_owned());
         // These carry their publisher's token.
-        let patterns: Vec<String> =
-            ["waiting@", "active", "stalled", "duplicated@"].iter().map(|name| format!("{}*", literal(&keys.of(name)))).collect();
+        let patterns: Vec<String> = ["waiting@", "active", "stalled", "duplicated@", "debounced@"]
+            .iter()
+            .map(|name| format!("{}*", literal(&keys.of(name))))
+            .collect();
         let mut pubsub = self.redis().subscriber().await?;
         let subscribe = async {
             pubsub.subscribe(&channels).await?;
@@ -198,6 +206,7 @@ mod tests {
         let read = |channel: &str, payload: &str| event(&keys, channel, payload);
         let id = || "7".to_owned();
         assert_eq!(read("bull:a:b:waiting@t", "7"), Some(Event::Waiting { id: id() }));
+        assert_eq!(read("bull:a:b:debounced@t", "7"), Some(Event::Debounced { id: id() }));
         assert_eq!(read("bull:a:b:active", "7"), Some(Event::Active { id: id() }));
         assert_eq!(read("bull:a:b:delayed", "1795175401141.0002"), Some(Event::Delayed { until: 1_795_175_401_142 }));
         assert_eq!(

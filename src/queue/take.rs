@@ -133,7 +133,7 @@ impl Queue {
     /// # Errors
     /// Redis's. They do not mean that the lock is lost: try again until it must have run out.
     pub async fn renew(&self, id: &str, token: &str, lock: Duration) -> Result<Renewed, QueueError> {
-        let mut call = self.call(&scripts::RENEW, &[self.keys().lock(id), self.keys().cancel(id)]);
+        let mut call = self.call(&scripts::RENEW, &[self.keys().lock(id), self.keys().cancel(id), self.keys().of("failed")]);
         call.arg(id).arg(token).arg(milliseconds(lock));
         let mut answer = self.run(id, &call).await?;
         Ok(match answer.code {

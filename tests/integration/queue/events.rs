@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bullwork::queue::{Event, EventStream, Failure, JobOptions, NewJob};
+use bullwork::queue::{Debounce, Event, EventStream, Failure, JobOptions, NewJob};
 use serde_json::json;
 
 use super::bench::{Bench, NOW};
@@ -18,11 +18,15 @@ async fn a_listener_hears_everything_about_its_queue_and_nothing_about_others() 
     let queue = bench.other("*[a-z]?");
     let mut events = queue.events().await.unwrap();
     let mut heard = Vec::new();
-    let job = |delay| NewJob::unnamed(json!({}), JobOptions { delay, job_id: Some("j".into()), ..JobOptions::default() });
+    let debounce = || Some(Debounce { id: "d".into(), ttl: None });
+    let job = |delay| {
+        NewJob::unnamed(json!({}), JobOptions { delay, job_id: Some("j".into()), debounce: debounce(), ..JobOptions::default() })
+    };
 
     bench.add(JobOptions::default()).await;
     queue.add(&job(500)).await.unwrap();
     queue.add(&job(500)).await.unwrap();
+    queue.add(&NewJob::unnamed(json!({}), JobOptions { debounce: debounce(), ..JobOptions::default() })).await.unwrap();
     queue.promote("j").await.unwrap();
     queue.pause().await.unwrap();
     queue.resume().await.unwrap();
@@ -40,6 +44,7 @@ async fn a_listener_hears_everything_about_its_queue_and_nothing_about_others() 
     let expected = [
         Event::Delayed { until: NOW + 500 },
         Event::Duplicated { id: id() },
+        Event::Debounced { id: id() },
         Event::Waiting { id: id() },
         Event::Paused,
         Event::Resumed,

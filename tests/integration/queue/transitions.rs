@@ -169,6 +169,25 @@ async fn a_lock_that_ran_out_is_held_again_unless_the_job_was_put_back_meanwhile
     assert_eq!(bench.queue.renew("1", "token", LOCK).await.unwrap(), Renewed::Lost);
 }
 
+/// bull-repl's `fail` and `complete` leave the lock: renewed for ever, it barred the job from being retried or removed.
+#[tokio::test]
+async fn a_job_that_somebody_else_ended_or_deleted_is_not_ours_any_more_and_its_lock_goes() {
+    let mut bench = Bench::start().await;
+    for (id, set) in [("1", Some("failed")), ("2", Some("completed")), ("3", None)] {
+        bench.add(JobOptions::default()).await;
+        bench.take("token").await;
+        let _: i64 = bench.command(&["LREM", "bull:v:active", "0", id]).await;
+        let _: i64 = match set {
+            Some(set) => bench.command(&["ZADD", &format!("bull:v:{set}"), "5", id]).await,
+            None => bench.command(&["DEL", &format!("bull:v:{id}")]).await,
+        };
+        assert_eq!(bench.queue.renew(id, "token", LOCK).await.unwrap(), Renewed::Lost, "{set:?}");
+        assert!(!bench.exists(&format!("{id}:lock")).await);
+    }
+    bench.queue.retry("1").await.unwrap();
+    assert_eq!(bench.list("wait").await, ["1"]);
+}
+
 #[tokio::test]
 async fn completing_adds_the_successor_exactly_once() {
     let mut bench = Bench::start().await;
