@@ -102,6 +102,12 @@ impl Peer {
         self.ask(json!({"do": what, "job": id, "args": []})).await
     }
 
+    /// Sends a signal to its process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| id.try_into().ok()).expect("it runs");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it runs");
+    }
+
     /// Ends it as a crash does.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("it ran");

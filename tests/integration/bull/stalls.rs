@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bullwork::queue::{Event, State};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::peer::{Both, Peer, QUEUE, SIDES, SOON, Side, hasty, our_process, stop};
@@ -23,6 +24,13 @@ impl Doomed {
                 bull.queue("work", json!([1])).await;
                 Doomed::Bull(Box::new(bull))
             }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match self {
+            Doomed::Ours(process) => process.signal(signal),
+            Doomed::Bull(peer) => peer.signal(signal),
         }
     }
 
@@ -109,4 +117,38 @@ async fn a_long_run_of_one_side_is_left_alone_by_the_checks_of_the_other() {
     assert_eq!(both.noted("runs").await, [first, second]);
     assert!(!both.heard().await.iter().any(|event| event[0] == "stalled"));
     stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stood_still_too_long_changes_nothing_when_it_comes_back() {
+    for late in SIDES {
+        let Some(both) = Both::start().await else { return };
+        let other = if late == Side::Ours { Side::Bull } else { Side::Ours };
+        let doomed = Doomed::start(&both, late).await;
+        let id = both.add(late, json!({"ms": 1000, "note": "runs"}), json!({"attempts": 3})).await;
+        eventually("it runs", SOON, async || both.noted("runs").await.len() == 1).await;
+        doomed.signal(Signal::SIGSTOP);
+        let worker = both.work(other, 1).await;
+        both.reaches(&id, "completed").await;
+        let before = both.job(&id).await;
+        let by = if other == Side::Ours { "ours" } else { "bull" };
+        assert_eq!((&before.return_value, before.stalled_counter), (&Some(json!({"by": by})), 1));
+        stop(worker).await;
+        both.bull.queue("pause", json!([true, true])).await;
+        doomed.signal(Signal::SIGCONT);
+        // It runs one job at a time: when it is done with another, its late run has ended.
+        let next = both.add(late, json!({}), json!({})).await;
+        both.reaches(&next, "completed").await;
+        assert_eq!(both.state(&id).await, "completed");
+        let after = both.job(&id).await;
+        assert_eq!((&after.return_value, after.finished_on), (&before.return_value, before.finished_on), "{late:?} came back");
+        if late == Side::Ours {
+            assert_eq!(after, before, "not a trace of the late run");
+        }
+        let counts = both.counts().await;
+        let elsewhere = counts.waiting + counts.active + counts.failed + counts.delayed + counts.paused;
+        assert_eq!((counts.completed, elsewhere), (2, 0), "{counts:?}");
+        assert_eq!(both.noted("runs").await.len(), 2);
+        doomed.kill().await;
+    }
 }
