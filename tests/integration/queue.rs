@@ -3,9 +3,12 @@
 mod bench;
 mod events;
 mod hostile;
+mod hostile_jobs;
+mod hostile_keys;
 mod many;
 mod operators;
 mod places;
+pub(crate) mod poison;
 mod schedules;
 mod transitions;
 mod vectors;

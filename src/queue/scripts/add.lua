@@ -5,7 +5,7 @@
 -- before: no key of that id          after: each job is in wait, paused or delayed
 -- answers {0, what, id, what, id ...}, `what` as `insert` returns it
 local q = open_queue(1, ARGV[1], ARGV[2])
-local wrong = is_wrong(q.counter, 'string') or is_wrong(line_of(q), 'list')
+local wrong = is_wrong_counter(q) or is_wrong(line_of(q), 'list')
 for first = 4, #ARGV, 10 do
   wrong = wrong or tonumber(ARGV[first + 5]) > 0 and is_wrong(q.delayed, 'zset')
     or tonumber(ARGV[first + 6]) > 0 and is_wrong(q.priority, 'zset') or nil

@@ -10,7 +10,7 @@
 -- Bull asks only whether the run's hash exists, so a schedule whose run was removed or promoted is dead until its
 -- slot has passed (trap 6). Here a hash in no list, or of a finished run, gives way to a new one.
 local q = open_queue(1, ARGV[1], ARGV[2])
-local wrong = mistyped(q)
+local wrong = mistyped(q) or is_wrong_counter(q)
 if wrong then
   return {WRONG_TYPE, wrong}
 end

@@ -6,7 +6,10 @@
 -- after:  the lock lasts for another period, the job is not stalled
 -- answers {1} held, {2, who} held and to be cancelled, {0} not ours any more, nothing changed
 local q = open_queue(1, ARGV[1], ARGV[2])
-local owner = redis.call('GET', KEYS[12])
+local function text_at(key)
+  return redis.call('TYPE', key).ok == 'string' and redis.call('GET', key)
+end
+local owner = text_at(KEYS[12])
 if owner and owner ~= ARGV[5] then
   return {0}
 end
@@ -19,7 +22,7 @@ redis.call('SET', KEYS[12], ARGV[5], 'PX', ARGV[6])
 if redis.call('TYPE', q.stalled).ok == 'set' then
   redis.call('SREM', q.stalled, ARGV[4])
 end
-local who = redis.call('GET', KEYS[13])
+local who = text_at(KEYS[13])
 if who then
   return {2, who}
 end
