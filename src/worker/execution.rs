@@ -101,7 +101,7 @@ enum Verdict {
 /// Runs `job`, whose lock `token` holds, and settles it.
 pub(crate) async fn execute(around: &Surroundings, job: Job, token: &str) -> Ended {
     let Surroundings { queue, kind, .. } = around;
-    let attempt = job.attempts_made + 1;
+    let attempt = job.attempts_made.saturating_add(1);
     tracing::info!("Starting job in {}: {}", queue.name(), job.id);
 
     let stop = Stop::new();

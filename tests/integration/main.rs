@@ -28,3 +28,4 @@ mod repl;
 mod scheduler;
 mod schema_export;
 mod worker;
+mod worker_hostile;

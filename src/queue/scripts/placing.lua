@@ -53,6 +53,14 @@ local function push(q, id, priority, lifo)
   end
 end
 
+-- The counter when it cannot be counted on: no number, or so great that it might overflow among many; else nil.
+local function is_wrong_counter(q)
+  local value = redis.pcall('GET', q.counter)
+  if type(value) == 'table' or value and value ~= '0' and not (#value <= 18 and string.match(value, '^%-?[1-9]%d*$')) then
+    return q.counter
+  end
+end
+
 -- Holds a debounce for `id`, for `ttl` ms or ('') until the job ends. The id of the job that holds it already, or nil.
 local function hold_debounce(q, name, ttl, id)
   local key = q.prefix .. 'de:' .. name
