@@ -7,6 +7,7 @@ mod hostile_jobs;
 mod hostile_keys;
 pub(crate) mod hostile_large;
 mod many;
+mod model;
 mod operators;
 mod places;
 pub(crate) mod poison;
