@@ -130,12 +130,12 @@ impl Model {
         job
     }
 
-    pub(super) fn to_line(&mut self, id: &str) {
+    pub(super) fn put_in_line(&mut self, id: &str) {
         let line = self.line();
         self.leave_active(id).place = line;
     }
 
-    pub(super) fn to_delayed(&mut self, id: &str, wait: i64) {
+    pub(super) fn put_off(&mut self, id: &str, wait: i64) {
         let score = (self.now + wait) * 4096 + Self::low_bits(id);
         let job = self.leave_active(id);
         (job.place, job.score) = (Place::Delayed, score);
@@ -200,7 +200,7 @@ impl Model {
                 }
                 failed.insert(id);
             } else {
-                self.to_line(&id);
+                self.put_in_line(&id);
                 requeued.insert(id);
             }
         }
@@ -214,7 +214,7 @@ impl Model {
     pub(super) fn promote_due(&mut self) -> Option<i64> {
         for id in self.in_place(Place::Delayed) {
             if self.jobs[&id].score <= self.now * 4096 {
-                self.to_line(&id);
+                self.put_in_line(&id);
             }
         }
         let lowest = self.jobs.values().filter(|job| job.place == Place::Delayed).map(|job| job.score).min();
@@ -227,7 +227,7 @@ impl Model {
             return Err(if job.lock.is_some() { Refusal::Locked } else { Refusal::NotFinished });
         }
         (job.finished_on, job.processed_on) = (None, None);
-        self.to_line(id);
+        self.put_in_line(id);
         Ok(())
     }
 

@@ -192,19 +192,19 @@ impl World {
                 let last = !retry || held.cancel || held.attempts_made >= held.options.attempts;
                 match (last, held.options.backoff.is_some()) {
                     (true, _) => self.model.finish(id, Place::Failed),
-                    (false, true) => self.model.to_delayed(id, BACKOFF.try_into().unwrap()),
-                    (false, false) => self.model.to_line(id),
+                    (false, true) => self.model.put_off(id, BACKOFF.try_into().unwrap()),
+                    (false, false) => self.model.put_in_line(id),
                 }
                 assert_eq!(failed == Failed::Final, last, "{failed:?}");
             }
             Act::HandBack(_) => {
                 if agree(queue.hand_back(&job, &token).await, expected).is_some() {
-                    self.model.to_line(id);
+                    self.model.put_in_line(id);
                 }
             }
             _ => {
                 if agree(queue.snooze(&job, &token, Duration::from_millis(BACKOFF)).await, expected).is_some() {
-                    self.model.to_delayed(id, BACKOFF.try_into().unwrap());
+                    self.model.put_off(id, BACKOFF.try_into().unwrap());
                 }
             }
         }
@@ -273,7 +273,7 @@ impl World {
                     Some(_) => Err(Refusal::NotDelayed),
                 };
                 if agree(queue.promote(&id).await, expected).is_some() {
-                    self.model.to_line(&id);
+                    self.model.put_in_line(&id);
                 }
             }
             Act::Retry(n) => {
@@ -413,9 +413,9 @@ impl World {
             Act::Pause | Act::Resume => {
                 let paused = matches!(act, Act::Pause);
                 if paused {
-                    queue.pause().await.unwrap()
+                    queue.pause().await.unwrap();
                 } else {
-                    queue.resume().await.unwrap()
+                    queue.resume().await.unwrap();
                 }
                 self.model.set_paused(paused);
             }
