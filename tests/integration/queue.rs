@@ -8,6 +8,7 @@ mod hostile_keys;
 pub(crate) mod hostile_large;
 mod limits;
 mod many;
+mod model;
 mod operators;
 mod places;
 pub(crate) mod poison;
