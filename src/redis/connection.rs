@@ -65,9 +65,10 @@ impl Connection {
         matches!(tokio::time::timeout(PING_TIMEOUT, ping.query_async::<Value>(self)).await, Ok(Ok(_)))
     }
 
-    fn note<T>(&self, result: &RedisResult<T>) {
-        match result {
-            Err(error)
+    /// Learns from an answer how the connection is.
+    fn note(&self, error: Option<&redis::RedisError>) {
+        match error {
+            Some(error)
                 if error.is_io_error()
                     || error.is_timeout()
                     || error.is_connection_dropped()
@@ -102,19 +103,25 @@ fn moved(error: redis::RedisError) -> Option<String> {
     error.into_server_errors()?.iter().find_map(|(_, error)| place(error).flatten())
 }
 
+/// The error in an answer: the driver hands those of the server over as values.
+fn error_in(value: &Value) -> Option<redis::RedisError> {
+    match value {
+        Value::ServerError(error) => Some(error.clone().into()),
+        _ => None,
+    }
+}
+
 impl redis::aio::ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let mut hops = 0;
             loop {
                 let result = self.inner.req_packed_command(cmd).await;
-                self.note(&result);
+                let error = result.as_ref().map_or_else(|error| Some(error.clone()), error_in);
+                self.note(error.as_ref());
                 hops += 1;
-                match &result {
-                    Err(error) if hops <= HOPS => match moved(error.clone()) {
-                        Some(place) if self.follow(&place).await => {}
-                        _ => return result,
-                    },
+                match error.and_then(moved) {
+                    Some(place) if hops <= HOPS && self.follow(&place).await => {}
                     _ => return result,
                 }
             }
@@ -126,21 +133,15 @@ impl redis::aio::ConnectionLike for Connection {
             let mut hops = 0;
             loop {
                 let result = self.inner.req_packed_commands(pipeline, offset, count).await;
-                self.note(&result);
-                hops += 1;
-                let refusal = match &result {
-                    Err(error) => Some(error.clone()),
-                    // All of them refused: nothing was done.
-                    Ok(values) => values
-                        .iter()
-                        .try_fold(None, |_, value| match value {
-                            Value::ServerError(error) => Some(Some(error.clone().into())),
-                            _ => None,
-                        })
-                        .flatten(),
+                let (error, all) = match &result {
+                    Err(error) => (Some(error.clone()), true),
+                    Ok(values) => (values.iter().find_map(error_in), values.iter().all(|value| error_in(value).is_some())),
                 };
-                match refusal.and_then(moved) {
-                    Some(place) if hops <= HOPS && self.follow(&place).await => {}
+                self.note(error.as_ref());
+                hops += 1;
+                match error.and_then(moved) {
+                    // Only when all were refused was nothing done.
+                    Some(place) if all && hops <= HOPS && self.follow(&place).await => {}
                     _ => return result,
                 }
             }

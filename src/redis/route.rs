@@ -186,7 +186,7 @@ pub(super) fn explain(error: &redis::RedisError) -> String {
         "its certificate is for another name: use a host name that it holds"
     } else if has("InvalidContentType") || has("corrupt message") {
         "it does not speak TLS: write redis:// instead of rediss://"
-    } else if has("CROSSSLOT") {
+    } else if error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) {
         "in a Redis Cluster all keys of the queues must share a slot: use a prefix with a hash tag such as {bull}"
     } else {
         return text;

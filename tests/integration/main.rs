@@ -24,6 +24,8 @@ mod postgres;
 mod queue;
 mod queue_consumer;
 mod redis_addresses;
+mod redis_cluster;
+mod redis_consumer_faults;
 mod redis_faults;
 mod redis_sentinel;
 mod repl;

@@ -130,3 +130,28 @@ async fn a_sentinel_that_names_a_replica_is_not_believed() {
     let mut connection = both.connection().await.unwrap();
     let _: () = redis::cmd("SET").arg("a").arg(1).query_async(&mut connection).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_became_a_replica_is_left_although_its_connections_live() {
+    let watched = Watched::start(None).await;
+    let redis = Redis::new(&format!("redis-sentinel://127.0.0.1:{}/mymaster", watched.sentinels[0])).unwrap();
+    let write = async || {
+        let mut connection = redis.connection().await.unwrap();
+        redis::cmd("SET").arg("a").arg(1).query_async::<()>(&mut connection).await
+    };
+    write().await.unwrap();
+    // Sentinels would close the connections of the old one: the roles are exchanged by hand.
+    let port = watched.replica.port.to_string();
+    for sentinel in &watched.sentinels {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{sentinel}")).unwrap();
+        let mut sentinel = client.get_multiplexed_async_connection().await.unwrap();
+        for words in [vec!["REMOVE", "mymaster"], vec!["MONITOR", "mymaster", "127.0.0.1", &port, "9"]] {
+            let _: () = redis::cmd("SENTINEL").arg(words).query_async(&mut sentinel).await.unwrap();
+        }
+    }
+    watched.replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    watched.primary.command(&["REPLICAOF", "127.0.0.1", &port]).await;
+    let error = write().await.unwrap_err();
+    assert_eq!(error.code(), Some("READONLY"));
+    write().await.expect("the sentinel was asked again");
+}
