@@ -299,9 +299,13 @@ impl<'e> Reader<'e> {
 pub static APP: Setting =
     Setting::new("APP", "Name of this deployment in the logs and in the `client` header of HTTP requests.").default("bullwork");
 /// The queue store.
-pub static REDIS_URL: Setting =
-    Setting::new("REDIS_URL", "Redis that holds the queues: redis://[user:password@]host:port[/database], or rediss:// for TLS.")
-        .default("redis://127.0.0.1:6379");
+pub static REDIS_URL: Setting = Setting::new(
+    "REDIS_URL",
+    "Redis that holds the queues: redis://[user:password@]host:port[/database]; with sentinels \
+     redis-sentinel://[user:password@]host:26379,host:26379/master[/database]; a cluster redis-cluster://host:port,host:port \
+     (and a QUEUE_PREFIX such as {bull}). With rediss instead of redis for TLS; ?sslrootcert=FILE names the CA.",
+)
+.default("redis://127.0.0.1:6379");
 /// Prefix of every queue key.
 pub static QUEUE_PREFIX: Setting =
     Setting::new("QUEUE_PREFIX", "Prefix of every queue key in Redis; Bull's own default is `bull`.").default("bull");

@@ -77,7 +77,7 @@ struct Waiter {
 impl Waiter {
     /// Moves the next job from wait to active and tells its id; nothing when none came in time.
     async fn wait(&mut self, quiet: &tokio_util::sync::CancellationToken) -> Result<Option<String>, QueueError> {
-        let (mut connection, number) = match self.connection.take() {
+        let (connection, number) = match self.connection.take() {
             Some(open) => open,
             None => self.queue.named_connection().await?,
         };
@@ -115,10 +115,7 @@ impl Waiter {
                 Ok(Some(id))
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => {
-                let _: Result<(), _> = redis::cmd("QUIT").query_async(&mut connection).await;
-                Err(RedisError::Command(format!("no answer within {} s", (BLOCK + GRACE).as_secs())).into())
-            }
+            Err(_) => Err(RedisError::Command(format!("no answer within {} s", (BLOCK + GRACE).as_secs())).into()),
         }
     }
 }

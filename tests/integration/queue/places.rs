@@ -156,6 +156,7 @@ impl World {
     fn taken(&mut self, taken: Taken, token: String, sequential: bool) {
         let waiting = self.model.in_place(Place::Wait);
         match taken {
+            Taken::Limited(_) => panic!("there is no limit"),
             Taken::Empty => assert!(waiting.is_empty(), "{waiting:?} are not taken"),
             Taken::Busy => assert!(sequential && !waiting.is_empty() && !self.model.in_place(Place::Active).is_empty()),
             Taken::Job(job) => {
