@@ -26,6 +26,24 @@ pub static BACKUP_MODE: Setting = Setting::new(
 pub static RESTORE_FK_CONSTRAINTS: Setting =
     Setting::new("RESTORE_FK_CONSTRAINTS", "Whether the full copy makes the source's foreign keys on the target: true or false.")
         .default("true");
+/// Whether a copy is built beside the one that serves.
+pub static REPLICATION_SWAP: Setting = Setting::new(
+    "REPLICATION_SWAP",
+    "Whether the full copy is built beside the one that serves and switched in when it is whole: on or off. off needs room for one copy only, but readers see tables empty meanwhile.",
+)
+.default("on");
+/// Patience with readers.
+pub static REPLICATION_SWAP_TIMEOUT: Setting = Setting::new(
+    "REPLICATION_SWAP_TIMEOUT",
+    "Minutes to wait for readers whose transactions hold replaced tables, before the run fails and the copy before goes on serving; 1 to 1440.",
+)
+.default("60");
+/// History.
+pub static REPLICATION_GENERATIONS: Setting = Setting::new(
+    "REPLICATION_GENERATIONS",
+    "Earlier copies that are kept after the switch, for `bullwork replication rollback`; 0 to 9. The oldest one goes when the next run begins.",
+)
+.default("1");
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");

@@ -1,0 +1,168 @@
+//! Brings an earlier generation back.
+//!
+//! The same moves as a switch, the other way round, in one transaction; the generation that served is kept in turn, so a
+//! rollback can be rolled back. Views that somebody made since over the tables that go are made again over those that come.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT, PG_PROC};
+use super::generation::{self, old_schema};
+use super::swap::{may_pass, moves, moves_of_schemas};
+use super::{saved, state};
+use crate::postgres::{Database, Doing, PostgresError, quote_identifier};
+use crate::worker::Run;
+
+/// Attempts before readers win: with pauses, a minute.
+const TRIES: u32 = 120;
+
+/// Makes the newest earlier generation serve. Returns what happened, for people. Others that write to the target have to be kept out
+/// by the caller.
+///
+/// # Errors
+/// When there is none, readers hold its tables for a minute, or the target refuses; nothing is changed then.
+pub async fn rollback(run: &Run, target: &Database) -> anyhow::Result<String> {
+    let mut target = target.connect("rollback").await?;
+    let doing = || "reading bullwork.generation".to_owned();
+    anyhow::ensure!(state::exists(&target).await?, "the target has no generations: no full replication has run there");
+    const EARLIER: &str = "select g.id, g.made_at::timestamptz(0)::text from bullwork.generation g where not g.serves and exists \
+                           (select from bullwork.generation_schema s where s.generation = g.id) order by g.id desc limit 1";
+    let Some(row) = target.query_opt(EARLIER, &[]).await.doing(doing)? else {
+        anyhow::bail!("the target has no earlier generation; REPLICATION_GENERATIONS says how many are kept");
+    };
+    let (earlier, made_at): (i64, String) = (row.get(0), row.get(1));
+    let sql = "select stand_in, real from bullwork.generation_schema where generation = $1";
+    let rows = target.query(sql, &[&earlier]).await.doing(doing)?;
+    let schemas: HashMap<String, String> = rows.into_iter().map(|row| (row.get(0), row.get(1))).collect();
+    let serving = generation::serving(&target).await?;
+    for tried in 1.. {
+        match attempt(run, target.client_mut(), serving, earlier, &schemas).await {
+            Ok(()) => break,
+            Err(error) if tried < TRIES && error.downcast_ref::<tokio_postgres::Error>().is_some_and(may_pass) => {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(error.context(format!("generation {serving} goes on serving"))),
+        }
+    }
+    let broken = saved::make_again(run, target.client_mut()).await?;
+    let unfit = if broken.is_empty() { String::new() } else { format!("; could not be made again: {}", broken.join("; ")) };
+    Ok(format!("generation {earlier} of {made_at} serves; generation {serving} is kept{unfit}"))
+}
+
+async fn attempt(
+    run: &Run,
+    target: &mut tokio_postgres::Client,
+    serving: i64,
+    earlier: i64,
+    schemas: &HashMap<String, String>,
+) -> anyhow::Result<()> {
+    const OBJECTS: &str = "select classid, objid from bullwork.generation_object where generation = $1";
+    let rows = target.query(OBJECTS, &[&serving]).await.doing(|| "reading bullwork.generation_object".to_owned())?;
+    let there = Graph::read(target).await?;
+    let outgoing: Vec<ObjectId> =
+        rows.into_iter().map(|row| (row.get(0), row.get(1))).filter(|id| there.nodes.contains_key(id)).collect();
+    anyhow::ensure!(!outgoing.is_empty(), "it is not known what belongs to generation {serving}");
+    let all = there.closure_of_dependents(outgoing.iter().copied());
+    let hanging: Vec<ObjectId> = all.iter().filter(|id| !outgoing.contains(id)).copied().collect();
+    let views: Vec<ObjectId> =
+        in_order(&there, hanging.iter().filter(|id| matches!(id.0, PG_CLASS | PG_PROC)).copied().collect());
+    let keys: Vec<ObjectId> = hanging
+        .iter()
+        .filter(|id| {
+            id.0 == PG_CONSTRAINT && there.nodes[id].parent == 0 && !outgoing.contains(&(PG_CLASS, there.nodes[id].table))
+        })
+        .copied()
+        .collect();
+    let real: BTreeSet<String> = outgoing.iter().filter_map(|id| there.nodes[id].schema.clone()).collect();
+    let old: Vec<(String, String)> = real.into_iter().map(|real| (real.clone(), old_schema(serving, &real))).collect();
+    let oids: Vec<u32> = outgoing.iter().map(|id| id.1).collect();
+    let out = moves(target, &oids, &old).await?;
+    let (into, objects) = moves_of_schemas(target, schemas).await?;
+
+    let tables = outgoing.iter().map(|id| &there.nodes[id]).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
+    let mut tables: Vec<String> = tables.map(|n| n.table_name().quoted()).collect();
+    tables.sort();
+    let tx = target.transaction().await?;
+    tx.batch_execute("set local lock_timeout = '30ms'").await?;
+    if !tables.is_empty() {
+        tx.batch_execute(&format!("lock table only {} in access exclusive mode", tables.join(", only "))).await?;
+    }
+    let mut sql: Vec<String> = Vec::new();
+    for id in &keys {
+        saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
+        let drop = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
+                    join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = $1";
+        sql.push(tx.query_one(drop, &[&id.1]).await?.get(0));
+    }
+    for id in &views {
+        saved::store(tx.client(), &there.nodes[id]).await?;
+    }
+    for id in views.iter().rev() {
+        let node = &there.nodes[id];
+        sql.push(match node.sort {
+            'v' => format!("drop view {}", node.table_name().quoted()),
+            'm' => format!("drop materialized view {}", node.table_name().quoted()),
+            _ if id.0 == PG_PROC => format!("drop routine {}", node.identity),
+            _ => anyhow::bail!("{} was made since and needs what would go; drop it first", node.told()),
+        });
+    }
+    for (_, stand_in) in &old {
+        sql.push(format!("create schema if not exists {}", quote_identifier(stand_in)));
+    }
+    sql.extend(out);
+    sql.extend(into);
+    sql.extend(schemas.keys().map(|stand_in| format!("drop schema {}", quote_identifier(stand_in))));
+    tx.batch_execute(&sql.join(";\n")).await?;
+    note(tx.client(), serving, earlier, &old, &objects).await?;
+    tx.commit().await?;
+    run.info(format!("generation {earlier} serves again"));
+    Ok(())
+}
+
+async fn note(
+    target: &tokio_postgres::Client,
+    serving: i64,
+    earlier: i64,
+    old: &[(String, String)],
+    objects: &[ObjectId],
+) -> Result<(), PostgresError> {
+    let doing = || "writing bullwork.generation".to_owned();
+    for (sql, id) in [
+        ("update bullwork.generation set serves = false, replaced_at = now() where id = $1", serving),
+        ("update bullwork.generation set serves = true, replaced_at = null where id = $1", earlier),
+        ("delete from bullwork.generation_schema where generation = $1", earlier),
+    ] {
+        target.execute(sql, &[&id]).await.doing(doing)?;
+    }
+    for (real, stand_in) in old {
+        let sql = "insert into bullwork.generation_schema (generation, real, stand_in) values ($1, $2, $3)";
+        target.execute(sql, &[&serving, real, stand_in]).await.doing(doing)?;
+    }
+    generation::note_objects(target, earlier, objects).await?;
+    for id in objects {
+        let sql =
+            "insert into bullwork.replicated select type, identity from pg_identify_object($1, $2, 0) on conflict do nothing";
+        target.execute(sql, &[&id.0, &id.1]).await.doing(doing)?;
+    }
+    Ok(())
+}
+
+/// Each after what it needs.
+fn in_order(there: &Graph, ids: Vec<ObjectId>) -> Vec<ObjectId> {
+    fn visit(there: &Graph, id: ObjectId, wanted: &BTreeSet<ObjectId>, done: &mut Vec<ObjectId>) {
+        if done.contains(&id) {
+            return;
+        }
+        for (needed, _) in there.needs.get(&id).into_iter().flatten() {
+            if wanted.contains(needed) && *needed != id {
+                visit(there, *needed, wanted, done);
+            }
+        }
+        done.push(id);
+    }
+    let wanted: BTreeSet<ObjectId> = ids.into_iter().collect();
+    let mut done = Vec::new();
+    for id in &wanted {
+        visit(there, *id, &wanted, &mut done);
+    }
+    done
+}
