@@ -155,6 +155,11 @@ pub fn source(reader: &Reader<'_>) -> Option<Database> {
     database(reader, &SOURCE_DATABASE_URL)
 }
 
+/// The source database for a step that does not need it: nothing when it is not set.
+pub fn source_if_set(reader: &Reader<'_>) -> Option<Database> {
+    reader.optional(&SOURCE_DATABASE_URL).and_then(|_| source(reader))
+}
+
 /// The target database. The reference system wrote it through two variables that nothing
 /// compared (contract §2); here they must agree.
 pub fn target(reader: &Reader<'_>) -> Option<Database> {
