@@ -1,14 +1,22 @@
 //! The queues as an operator addresses them: by name, in one Redis, under one prefix.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde_json::json;
 
 use crate::clock::Clock;
 use crate::config::{self, Reader};
 pub use crate::queue::{CancelOutcome, Counts, Job, State};
 use crate::queue::{NewJob, Queue};
-use crate::redis::Redis;
+use crate::redis::{Redis, RedisError};
 use crate::worker::{Declaration, RetryPolicy};
+
+/// What is wrong with an address, without the name of the setting: whoever tells it knows where it came from.
+fn without_setting(error: &RedisError) -> String {
+    match error {
+        RedisError::Url(problem) => problem.clone(),
+        other => other.to_string(),
+    }
+}
 
 /// The queue store.
 #[derive(Clone, Debug)]
@@ -24,7 +32,7 @@ impl Store {
         match Redis::new(&reader.text(&config::REDIS_URL)) {
             Ok(redis) => Some(Store { redis, prefix }),
             Err(error) => {
-                reader.problem(config::REDIS_URL.name, error.to_string());
+                reader.problem(config::REDIS_URL.name, without_setting(&error));
                 None
             }
         }
@@ -35,7 +43,8 @@ impl Store {
     /// # Errors
     /// When the URL cannot be used.
     pub fn at(url: &str, prefix: &str) -> anyhow::Result<Self> {
-        Ok(Store { redis: Redis::new(url)?, prefix: prefix.to_owned() })
+        let redis = Redis::new(url).map_err(|error| anyhow!("the address {}", without_setting(&error)))?;
+        Ok(Store { redis, prefix: prefix.to_owned() })
     }
 
     /// The URL without password.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::{self, Database};
@@ -71,6 +73,32 @@ pub enum TableMode {
     None,
 }
 
+/// The members of a JSON object in their order, repeated ones too, where a map would keep the last in silence.
+#[derive(Debug, Default)]
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
 /// `BACKUP_MODE`: the tables it names, in its order. A key is compared with the names of the
 /// catalogue, never split, because a name may hold dots itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,9 +109,13 @@ pub struct TableModes {
 impl TableModes {
     /// Reads `BACKUP_MODE`.
     pub fn from_settings(reader: &Reader<'_>) -> Self {
-        let object: Map<String, Value> = reader.json(&BACKUP_MODE, "an object such as {\"answers\":\"incremental\"}");
-        let mut entries = Vec::new();
-        for (table, mode) in object {
+        let Members(members) = reader.json(&BACKUP_MODE, "an object such as {\"answers\":\"incremental\"}");
+        let mut entries: Vec<(String, TableMode)> = Vec::new();
+        for (table, mode) in members {
+            if entries.iter().any(|(known, _)| *known == table) {
+                reader.problem(BACKUP_MODE.name, format!("names table `{table}` twice; keep one of the two"));
+                continue;
+            }
             let mode = match mode.as_str() {
                 Some("incremental") => TableMode::Incremental,
                 Some("none") => TableMode::None,
@@ -201,7 +233,12 @@ mod tests {
         let environment = Environment::of([("BACKUP_MODE", "nonsense")]);
         let reader = Reader::new(&environment);
         TableModes::from_settings(&reader);
-        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE should be a JSON value"));
+        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE: should be a JSON value"));
+
+        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremental","c":"full","b":"none"}"#)]);
+        let reader = Reader::new(&environment);
+        TableModes::from_settings(&reader);
+        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE: names table `b` twice"));
     }
 
     #[test]

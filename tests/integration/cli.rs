@@ -58,7 +58,7 @@ fn all_mistakes_of_the_configuration_are_told_in_one_message() {
     ] {
         assert!(message.contains(&format!("  {name}: ")), "{name} is missing in: {message}");
     }
-    assert!(message.contains("BACKUP_MODE should be a JSON value"), "{message}");
+    assert!(message.contains("BACKUP_MODE: should be a JSON value"), "{message}");
     assert!(!message.contains("topsecret"), "{message}");
 }
 
@@ -142,6 +142,34 @@ fn the_sample_can_be_loaded_as_it_is() {
     let output = bullwork(directory.path(), &[], &["config", "show"]);
     assert!(output.status.success(), "{}", errors(&output));
     assert!(text(&output).contains("10 5 * * *"));
+}
+
+/// Regression: the fields that are left out are filled from the left, so this meant every minute of an hour.
+#[test]
+fn a_schedule_of_four_fields_is_refused() {
+    let output = bullwork(empty().path(), &[("SCHEDULE", "10 5 * *")], &["scheduler"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("`10 5 * *`: it has 4 fields of the 5"), "{}", errors(&output));
+}
+
+#[test]
+fn no_verb_hangs_on_a_dot_env_that_is_no_file() {
+    let directory = empty();
+    std::fs::create_dir(directory.path().join(".env")).unwrap();
+    for verb in [vec!["restart:notification"], vec!["config", "show"], vec!["doctor"]] {
+        let output = bullwork(directory.path(), &[], &verb);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}");
+        let told = text(&output) + &errors(&output);
+        assert!(told.contains(".env: is not a regular file"), "{told}");
+    }
+}
+
+#[test]
+fn json_whose_quotes_the_file_took_away_is_told_so() {
+    let directory = empty();
+    std::fs::write(directory.path().join(".env"), "BACKUP_MODE={\"answers\":\"incremental\"}\n").unwrap();
+    let told = errors(&bullwork(directory.path(), &[], &["background"]));
+    assert!(told.contains("BACKUP_MODE: should be a JSON value") && told.contains("around the whole value"), "{told}");
 }
 
 #[test]
