@@ -1,5 +1,6 @@
 //! Every operator verb once; the command line, the REPL and the web page call these.
 //!
+//! - [`check`]: what is wrong with the configuration as a whole
 //! - [`store`]: the queues as an operator addresses them
 //! - [`serve`]: what `background`, `worker` and `scheduler` run
 //! - [`follow`]: one job, or its chain, to its end
@@ -7,6 +8,7 @@
 //! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`parse_logs`]: durations of a replication from its logs
 
+pub mod check;
 pub mod doctor;
 pub mod follow;
 pub mod parse_logs;

@@ -200,7 +200,14 @@ mod tests {
             assert_eq!(scrub(text), shown);
         }
         assert_eq!(mask_url("postgres://u:hun ter'x@h/d"), "postgres://u:***@h/d");
-        for plain in ["mail to me@example.org", "at 05:10:00", "a=1&b=2", "postgres://me@h/d", "rows=3 table_name=a", "Key (tokenId)=(5) exists"] {
+        for plain in [
+            "mail to me@example.org",
+            "at 05:10:00",
+            "a=1&b=2",
+            "postgres://me@h/d",
+            "rows=3 table_name=a",
+            "Key (tokenId)=(5) exists",
+        ] {
             assert_eq!(scrub(plain), plain);
         }
     }
