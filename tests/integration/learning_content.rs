@@ -358,7 +358,11 @@ async fn an_empty_or_false_body_succeeds_and_changes_nothing() {
     for body in ["", "false", "null"] {
         setup.answers(ResponseTemplate::new(200).set_body_string(body)).await;
         let (result, lines) = setup.run().await;
-        assert!(matches!(result.unwrap(), Outcome::Done(_)), "{body:?}");
+        let Outcome::Done(value) = result.unwrap() else { panic!("{body:?}") };
+        assert_eq!(value["emptyAnswer"], true, "an empty answer is told apart from no change");
+        let warned =
+            lines.records().into_iter().any(|r| r.level == tracing::Level::WARN && r.message.contains("answered with nothing"));
+        assert!(warned, "{body:?}: {:?}", lines.messages());
         assert_eq!(lines.messages().last().unwrap(), "learningContent.run - Ended");
         assert_eq!(setup.everything().await, yesterday);
     }
