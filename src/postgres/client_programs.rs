@@ -50,7 +50,7 @@ pub enum DumpError {
     #[error(transparent)]
     Unusable(#[from] Unusable),
     /// The program failed.
-    #[error("reading the definitions: {0}")]
+    #[error("reading the definitions")]
     Failed(#[from] ProcessError),
     /// The program wrote something else than the SQL we know.
     #[error("the output of `pg_dump` {0}")]

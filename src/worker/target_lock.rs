@@ -26,7 +26,7 @@ const HOLDER: &str = "select coalesce(a.application_name, ''), l.pid from pg_loc
 #[derive(Debug, thiserror::Error)]
 pub enum TargetLockError {
     /// The target cannot be reached or refused the statement.
-    #[error("locking the target: {0}")]
+    #[error("locking the target")]
     Postgres(#[from] PostgresError),
     /// The run was told to stop while it waited.
     #[error(transparent)]
