@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::config::{ConfigError, Environment, Reader};
 use crate::logging::LogSettings;
+use crate::ops::plain::plain;
 use crate::ops::serve::{Parts, Service};
 use crate::ops::store::Store;
 use crate::ops::{self, doctor::Grade};
@@ -28,6 +29,14 @@ struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
+
+/// Inspect and operate Bull queues; reads commands from a terminal or a pipe.
+///
+/// `help` lists the commands, `completed --help` tells about one. Redis is the one of REDIS_URL, from the
+/// environment or .env, unless `connect` names another.
+#[derive(Parser, Debug)]
+#[command(name = "bull-repl", version, about, long_about)]
+struct ReplCli {}
 
 #[derive(Subcommand, Debug)]
 enum Verb {
@@ -117,6 +126,7 @@ pub fn main() -> ExitCode {
 /// What `bull-repl` does.
 #[must_use]
 pub fn repl_main() -> ExitCode {
+    let ReplCli {} = ReplCli::parse();
     within_runtime(async { repl::run(&Environment::load(Path::new("."))).await })
 }
 
@@ -131,7 +141,7 @@ fn within_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitC
         }
     };
     let code = runtime.block_on(work).unwrap_or_else(|error| {
-        eprintln!("bullwork: {}", scrub(&format!("{error:#}")));
+        eprintln!("bullwork: {}", plain(&scrub(&format!("{error:#}"))));
         ExitCode::FAILURE
     });
     // Blocking threads (a resolver, a line editor) must not hold up the exit.
@@ -278,7 +288,7 @@ async fn doctor(environment: &Environment) -> anyhow::Result<ExitCode> {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING).set_header(["", "check", "seen", "what to do"]);
     for finding in &findings {
-        table.add_row([&finding.grade.to_string(), finding.check, &scrub(&finding.seen), &scrub(&finding.fix)]);
+        table.add_row([&finding.grade.to_string(), finding.check, &plain(&scrub(&finding.seen)), &scrub(&finding.fix)]);
     }
     print(&format!("{table}\n"))?;
     let count = |grade| findings.iter().filter(|f| f.grade == grade).count();

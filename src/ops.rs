@@ -6,12 +6,14 @@
 //! - [`follow`]: one job, or its chain, to its end
 //! - [`doctor`]: checks with a fix for each
 //! - [`mod@reference`]: `sample.env` and `config show`
+//! - [`mod@plain`]: texts of others, fit for a terminal
 //! - [`parse_logs`]: durations of a replication from its logs
 
 pub mod check;
 pub mod doctor;
 pub mod follow;
 pub mod parse_logs;
+pub mod plain;
 pub mod reference;
 pub mod serve;
 pub mod store;

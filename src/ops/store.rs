@@ -23,6 +23,8 @@ fn without_setting(error: &RedisError) -> String {
 pub struct Store {
     redis: Redis,
     prefix: String,
+    /// What to correct when there is no connection.
+    way_out: &'static str,
 }
 
 impl Store {
@@ -30,7 +32,7 @@ impl Store {
     pub fn from_settings(reader: &Reader<'_>) -> Option<Self> {
         let prefix = reader.text(&config::QUEUE_PREFIX);
         match Redis::new(&reader.text(&config::REDIS_URL)) {
-            Ok(redis) => Some(Store { redis, prefix }),
+            Ok(redis) => Some(Store { redis, prefix, way_out: "start Redis, or set REDIS_URL" }),
             Err(error) => {
                 reader.problem(config::REDIS_URL.name, without_setting(&error));
                 None
@@ -44,7 +46,7 @@ impl Store {
     /// When the URL cannot be used.
     pub fn at(url: &str, prefix: &str) -> anyhow::Result<Self> {
         let redis = Redis::new(url).map_err(|error| anyhow!("the address {}", without_setting(&error)))?;
-        Ok(Store { redis, prefix: prefix.to_owned() })
+        Ok(Store { redis, prefix: prefix.to_owned(), way_out: "start Redis, or correct the address" })
     }
 
     /// The URL without password.
@@ -70,7 +72,13 @@ impl Store {
     /// # Errors
     /// When Redis does not answer.
     pub async fn check(&self) -> anyhow::Result<()> {
-        let mut connection = self.redis.connection().await.context("start Redis, or set REDIS_URL")?;
+        let mut connection = self.redis.connection().await.map_err(|error| {
+            // A server of another sort hangs up, or answers what no Redis does.
+            let text = error.to_string().to_lowercase();
+            let hung_up = ["broken pipe", "reset by peer", "unexpected end", "protocol"].iter().any(|word| text.contains(word));
+            let doubt = if hung_up { "; is what listens there a Redis?" } else { "" };
+            anyhow!("{}: {error}{doubt}", self.way_out)
+        })?;
         redis::cmd("PING")
             .query_async::<()>(&mut connection)
             .await
@@ -123,12 +131,17 @@ impl Store {
         Ok(self.queue(queue).logs(id, 0, -1).await?)
     }
 
-    /// Puts a failed job back to wait.
+    /// Puts a failed job back to wait; a completed one only when `completed` says so, because its
+    /// successor would be added a second time.
     ///
     /// # Errors
-    /// When the job is not failed, or Redis does not answer.
-    pub async fn retry(&self, queue: &str, id: &str) -> anyhow::Result<()> {
-        self.job(queue, id).await?;
+    /// When the job is not finished, or Redis does not answer.
+    pub async fn retry(&self, queue: &str, id: &str, completed: bool) -> anyhow::Result<()> {
+        if self.job(queue, id).await?.1 == Some(State::Completed) && !completed {
+            bail!(
+                "job `{id}` of `{queue}` is completed, not failed; `bullwork restart:KIND` adds a new job, `retry {id} --completed` runs this one again"
+            );
+        }
         self.queue(queue).retry(id).await.with_context(|| format!("retrying job `{id}` of `{queue}`"))
     }
 
