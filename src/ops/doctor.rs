@@ -106,7 +106,7 @@ async fn redis(store: Option<&Store>) -> Vec<Finding> {
         Ok(connection) => connection,
         Err(error) => {
             let fix = "start Redis, or correct address, user and password in REDIS_URL";
-            return unreachable(Finding::bad("Redis", error.to_string(), fix));
+            return unreachable(Finding::bad("Redis", super::store::told(&error), fix));
         }
     };
     let info: Result<String, _> = redis::cmd("INFO").query_async(&mut connection).await;

@@ -18,6 +18,15 @@ fn without_setting(error: &RedisError) -> String {
     }
 }
 
+/// Why there is no connection, and a doubt that the words alone would not raise: a server of another
+/// sort hangs up, or answers what no Redis does.
+pub(super) fn told(error: &RedisError) -> String {
+    let text = error.to_string();
+    let lower = text.to_lowercase();
+    let hung_up = ["broken pipe", "reset by peer", "unexpected end", "protocol"].iter().any(|word| lower.contains(word));
+    if hung_up { format!("{text}; is what listens there a Redis?") } else { text }
+}
+
 /// The queue store.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -72,13 +81,8 @@ impl Store {
     /// # Errors
     /// When Redis does not answer.
     pub async fn check(&self) -> anyhow::Result<()> {
-        let mut connection = self.redis.connection().await.map_err(|error| {
-            // A server of another sort hangs up, or answers what no Redis does.
-            let text = error.to_string().to_lowercase();
-            let hung_up = ["broken pipe", "reset by peer", "unexpected end", "protocol"].iter().any(|word| text.contains(word));
-            let doubt = if hung_up { "; is what listens there a Redis?" } else { "" };
-            anyhow!("{}: {error}{doubt}", self.way_out)
-        })?;
+        let connection = self.redis.connection().await;
+        let mut connection = connection.map_err(|error| anyhow!("{}: {}", self.way_out, told(&error)))?;
         redis::cmd("PING")
             .query_async::<()>(&mut connection)
             .await

@@ -10,8 +10,10 @@ use crate::config::{Reader, Setting};
 use crate::postgres::{self, Database};
 
 /// The database that is copied from.
-pub static SOURCE_DATABASE_URL: Setting =
-    Setting::new("SOURCE_DATABASE_URL", "Database to copy from: postgres://user:password@host:5432/name?sslmode=require.");
+pub static SOURCE_DATABASE_URL: Setting = Setting::new(
+    "SOURCE_DATABASE_URL",
+    "Database to copy from: postgres://user:password@host:5432/name?sslmode=require. Nothing is ever written to it.",
+);
 /// The database that is copied to.
 pub static TARGET_DATABASE_URL: Setting = Setting::new(
     "TARGET_DATABASE_URL",
