@@ -151,7 +151,7 @@ pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
     sessions.cancel_all().await;
     let state = match tokio::time::timeout(Duration::from_secs(8), describe(config, &reached, &format!("{error:#}"))).await {
         Ok(Ok(text)) => text,
-        _ => "the target could not be asked how far it is; restart:full-replication repairs it either way".to_owned(),
+        _ => "the target could not be asked how far it is; the next full replication repairs it either way".to_owned(),
     };
     if error.is::<crate::worker::run::Stopped>() {
         run.warn(format!("the run was told to stop; {state}"));
@@ -183,12 +183,11 @@ async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::
             format!("{serving}, but not all of somebody's own views and keys; run restart:full-replication")
         }
         "loading" => format!(
-            "target incomplete: {done} of {} tables; run restart:full-replication",
+            "target incomplete: {done} of {} tables; the next full replication repairs it",
             reached.tables.load(Ordering::Relaxed)
         ),
-        _ => {
-            "target incomplete: all rows are there, but not all keys, views and indexes; run restart:full-replication".to_owned()
-        }
+        _ => "target incomplete: all rows are there, but not all keys, views and indexes; the next full replication repairs it"
+            .to_owned(),
     })
 }
 

@@ -185,7 +185,10 @@ async fn work(around: &Surroundings, job: &Job, attempt: u32, run: &Run, stop: &
         Some(target) => match TargetLock::acquire(target, run).await {
             Ok(lock) => Some(lock),
             Err(TargetLockError::Stopped(_)) => return stopped(stop, None),
-            Err(error) => return Verdict::Fail { reason: scrub(&error.to_string()), detail: String::new(), retry: true },
+            Err(error) => {
+                let reason = scrub(&format!("{:#}", anyhow::Error::new(error)));
+                return Verdict::Fail { reason, detail: String::new(), retry: true };
+            }
         },
     };
     let guards = guard(stop, target_lock.as_ref(), around.kind.time_limit());

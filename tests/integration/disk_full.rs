@@ -77,7 +77,7 @@ async fn a_full_target_disk_is_told_with_the_targets_state_and_the_next_run_repa
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("No space left on device") && message.contains("large"), "{message}");
-    assert!(message.contains("target incomplete") && message.contains("restart:full-replication"), "{message}");
+    assert!(message.contains("target incomplete") && message.contains("the next full replication repairs it"), "{message}");
 
     disk.resize(256);
     let output = replicate(&cluster);

@@ -75,7 +75,11 @@ pub(super) struct Before {
 pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
     let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
                and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null";
-    Ok(target.query_one(sql, &[]).await.doing(|| "looking for the schema `bullwork`".to_owned())?.get(0))
+    Ok(target
+        .query_one(sql, &[])
+        .await
+        .doing(|| "looking for the schema `bullwork`, which the target's user must own".to_owned())?
+        .get(0))
 }
 
 /// Makes the tables that are missing.

@@ -172,7 +172,7 @@ async fn a_source_that_breaks_off_leaves_no_part_of_a_table_and_the_next_run_rep
     .await;
     let error = format!("{:#}", result.unwrap_err());
     assert!(error.contains("reading table `large` from the source broke off"), "{error}");
-    assert!(error.contains("target incomplete: 0 of 3 tables; run restart:full-replication"), "{error}");
+    assert!(error.contains("target incomplete: 0 of 3 tables; the next full replication repairs it"), "{error}");
     assert_eq!(world.text("select count(*)::text from large").await, "0");
     assert_eq!(
         world.text("select concat_ws(' ', state, phase, tables_done, tables_total) from bullwork.replication_state").await,
@@ -299,7 +299,10 @@ async fn a_full_disk_on_the_target_names_the_table_and_the_next_run_repairs() {
     limit("12000000");
     let error = world.fail().await;
     assert!(error.contains("writing table `large` on the target: could not extend file"), "{error}");
-    assert!(error.contains("target incomplete: ") && error.contains(" of 3 tables; run restart:full-replication"), "{error}");
+    assert!(
+        error.contains("target incomplete: ") && error.contains(" of 3 tables; the next full replication repairs it"),
+        "{error}"
+    );
     limit("unlimited");
     world.run().await;
     world.assert_same_rows(&[]).await;
