@@ -231,7 +231,8 @@ async fn enqueue(environment: &Environment, restart: Restart) -> anyhow::Result<
     let (store, policy) = (Store::from_settings(&reader), RetryPolicy::from_settings(&reader));
     reader.finish()?;
     let store = store.context("reading the configuration")?;
-    let id = store.restart(kind, &policy).await.context("adding the job (start Redis, or set REDIS_URL)")?;
+    store.check().await?;
+    let id = store.restart(kind, &policy).await.context("adding the job")?;
     eprintln!("added job {id} to `{}`", kind.queue);
     if !restart.wait {
         println!("{id}");

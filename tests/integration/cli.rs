@@ -95,6 +95,21 @@ fn an_unreachable_redis_is_told_at_the_start() {
 }
 
 #[test]
+fn a_server_that_is_no_redis_is_doubted() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", server.local_addr().unwrap());
+    // What hangs up on the first words, as PostgreSQL does.
+    std::thread::spawn(move || {
+        for client in server.incoming() {
+            let _ = std::io::Read::read(&mut client.unwrap(), &mut [0; 8]);
+        }
+    });
+    let output = bullwork(empty().path(), &[("REDIS_URL", &url)], &["restart:notification"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("is what listens there a Redis?"), "{}", errors(&output));
+}
+
+#[test]
 fn values_come_from_the_environment_then_the_file_then_the_default() {
     let directory = empty();
     std::fs::write(
