@@ -73,6 +73,9 @@ enum Verb {
     /// Tell about settings
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Operate the copies in the target
+    #[command(subcommand)]
+    Replication(ReplicationVerb),
     /// Check configuration, Redis, both databases and client tools; a fix for each finding
     Doctor,
 }
@@ -95,6 +98,12 @@ enum ConfigVerb {
     Sample,
     /// Print every value and where it comes from
     Show,
+}
+
+#[derive(Subcommand, Debug)]
+enum ReplicationVerb {
+    /// Bring back the copy that served before the present one
+    Rollback,
 }
 
 fn after_help() -> String {
@@ -162,6 +171,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::ParseLogs { file, date } => parse_logs(&file, &date),
         Verb::Config(ConfigVerb::Sample) => print(&ops::reference::sample()),
         Verb::Config(ConfigVerb::Show) => show_config(&environment),
+        Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }
@@ -256,6 +266,16 @@ async fn run_here(environment: &Environment, kind: &str, data: &str) -> anyhow::
     let result = ops::serve::run_once(&kind, data, quiet, None).await?;
     eprintln!("{} is done: {result}", kind.name);
     Ok(ExitCode::SUCCESS)
+}
+
+async fn rollback(environment: &Environment) -> anyhow::Result<ExitCode> {
+    let reader = Reader::new(environment);
+    let _tracker = start_logging(&reader);
+    let target = ops::replication::target(&reader);
+    reader.finish()?;
+    let target = target.context("reading the configuration")?;
+    let quiet = shutdown::on_signals().context("installing signal handlers")?;
+    print(&format!("{}\n", ops::replication::rollback(&target, quiet).await?))
 }
 
 fn parse_logs(file: &Path, date: &str) -> anyhow::Result<ExitCode> {

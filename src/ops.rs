@@ -7,6 +7,7 @@
 //! - [`doctor`]: checks with a fix for each
 //! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`mod@plain`]: texts of others, fit for a terminal
+//! - [`replication`]: the copies in the target
 //! - [`parse_logs`]: durations of a replication from its logs
 
 pub mod check;
@@ -15,5 +16,6 @@ pub mod follow;
 pub mod parse_logs;
 pub mod plain;
 pub mod reference;
+pub mod replication;
 pub mod serve;
 pub mod store;

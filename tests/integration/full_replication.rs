@@ -5,6 +5,7 @@
 mod copies;
 mod failures;
 mod keeps;
+mod swap;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

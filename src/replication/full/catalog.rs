@@ -6,7 +6,7 @@
 //! type …) counts as the table. A foreign key is an object of its own here, because it ties two
 //! tables without either needing the other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::Client;
 
@@ -295,6 +295,25 @@ impl Graph {
             }
         }
         found
+    }
+
+    /// `ids`, each after those of them that it needs.
+    pub(super) fn by_need(&self, ids: Vec<ObjectId>) -> Vec<ObjectId> {
+        fn visit(graph: &Graph, id: ObjectId, waiting: &mut BTreeSet<ObjectId>, done: &mut Vec<ObjectId>) {
+            if !waiting.remove(&id) {
+                return;
+            }
+            for (needed, _) in graph.needs.get(&id).into_iter().flatten() {
+                visit(graph, *needed, waiting, done);
+            }
+            done.push(id);
+        }
+        let mut waiting: BTreeSet<ObjectId> = ids.into_iter().collect();
+        let mut done = Vec::new();
+        while let Some(id) = waiting.first().copied() {
+            visit(self, id, &mut waiting, &mut done);
+        }
+        done
     }
 
     /// Tables of all kinds, by name.

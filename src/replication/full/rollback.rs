@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT, PG_PROC};
 use super::generation::{self, old_schema};
-use super::swap::{may_pass, moves, moves_of_schemas};
+use super::swap::{begin_moves, may_pass, moves, moves_of_schemas, tables_of, views_first};
 use super::{saved, state};
 use crate::postgres::{Database, Doing, PostgresError, quote_identifier};
 use crate::worker::Run;
@@ -63,8 +63,7 @@ async fn attempt(
     anyhow::ensure!(!outgoing.is_empty(), "it is not known what belongs to generation {serving}");
     let all = there.closure_of_dependents(outgoing.iter().copied());
     let hanging: Vec<ObjectId> = all.iter().filter(|id| !outgoing.contains(id)).copied().collect();
-    let views: Vec<ObjectId> =
-        in_order(&there, hanging.iter().filter(|id| matches!(id.0, PG_CLASS | PG_PROC)).copied().collect());
+    let views: Vec<ObjectId> = there.by_need(hanging.iter().filter(|id| matches!(id.0, PG_CLASS | PG_PROC)).copied().collect());
     let keys: Vec<ObjectId> = hanging
         .iter()
         .filter(|id| {
@@ -75,38 +74,31 @@ async fn attempt(
     let real: BTreeSet<String> = outgoing.iter().filter_map(|id| there.nodes[id].schema.clone()).collect();
     let old: Vec<(String, String)> = real.into_iter().map(|real| (real.clone(), old_schema(serving, &real))).collect();
     let oids: Vec<u32> = outgoing.iter().map(|id| id.1).collect();
-    let out = moves(target, &oids, &old).await?;
-    let (into, objects) = moves_of_schemas(target, schemas).await?;
-
-    let tables = outgoing.iter().map(|id| &there.nodes[id]).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
-    let mut tables: Vec<String> = tables.map(|n| n.table_name().quoted()).collect();
-    tables.sort();
-    let tx = target.transaction().await?;
-    tx.batch_execute("set local lock_timeout = '30ms'").await?;
-    if !tables.is_empty() {
-        tx.batch_execute(&format!("lock table only {} in access exclusive mode", tables.join(", only "))).await?;
-    }
-    let mut sql: Vec<String> = Vec::new();
-    for id in &keys {
-        saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
-        let drop = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
-                    join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = $1";
-        sql.push(tx.query_one(drop, &[&id.1]).await?.get(0));
-    }
-    for id in &views {
-        saved::store(tx.client(), &there.nodes[id]).await?;
-    }
+    let mut first: Vec<String> = Vec::new();
     for id in views.iter().rev() {
         let node = &there.nodes[id];
-        sql.push(match node.sort {
+        first.push(match node.sort {
             'v' => format!("drop view {}", node.table_name().quoted()),
             'm' => format!("drop materialized view {}", node.table_name().quoted()),
             _ if id.0 == PG_PROC => format!("drop routine {}", node.identity),
             _ => anyhow::bail!("{} was made since and needs what would go; drop it first", node.told()),
         });
     }
-    for (_, stand_in) in &old {
-        sql.push(format!("create schema if not exists {}", quote_identifier(stand_in)));
+    let (views_out, out) = views_first(&there, moves(target, &oids, &old).await?);
+    first.extend(views_out);
+    let (into, objects) = moves_of_schemas(target, schemas).await?;
+
+    let tx = target.transaction().await?;
+    for id in &views {
+        saved::store(tx.client(), &there.nodes[id]).await?;
+    }
+    begin_moves(&tx, &old, &first, &tables_of(&there, &outgoing)).await?;
+    let mut sql: Vec<String> = Vec::new();
+    for id in &keys {
+        saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
+        let drop = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
+                    join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = $1";
+        sql.push(tx.query_one(drop, &[&id.1]).await?.get(0));
     }
     sql.extend(out);
     sql.extend(into);
@@ -144,25 +136,4 @@ async fn note(
         target.execute(sql, &[&id.0, &id.1]).await.doing(doing)?;
     }
     Ok(())
-}
-
-/// Each after what it needs.
-fn in_order(there: &Graph, ids: Vec<ObjectId>) -> Vec<ObjectId> {
-    fn visit(there: &Graph, id: ObjectId, wanted: &BTreeSet<ObjectId>, done: &mut Vec<ObjectId>) {
-        if done.contains(&id) {
-            return;
-        }
-        for (needed, _) in there.needs.get(&id).into_iter().flatten() {
-            if wanted.contains(needed) && *needed != id {
-                visit(there, *needed, wanted, done);
-            }
-        }
-        done.push(id);
-    }
-    let wanted: BTreeSet<ObjectId> = ids.into_iter().collect();
-    let mut done = Vec::new();
-    for id in &wanted {
-        visit(there, *id, &wanted, &mut done);
-    }
-    done
 }

@@ -190,13 +190,13 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     let old: Vec<(String, String)> = old.into_iter().map(|real| (real.clone(), old_schema(outgoing, &real))).collect();
     let relations: Vec<u32> = drops.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(target, &relations).await?;
-    let out = moves(target, moving, &old).await?;
+    let (first, out) = views_first(there, moves(target, moving, &old).await?);
     let (into, objects) = moves_of_schemas(target, &incoming.schemas).await?;
     let keys = foreign_key_drops(target, drops).await?;
 
     let begun = Instant::now();
     let mut tx = target.transaction().await?;
-    lock(&tx, there, drops).await?;
+    begin_moves(&tx, &old, &first, &tables_of(there, &drops.gone)).await?;
     if references(tx.client(), moving).await? != plan.references {
         return Ok(false);
     }
@@ -204,10 +204,6 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
         saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
     }
     let mut sql: Vec<String> = Vec::new();
-    for (real, stand_in) in &old {
-        sql.push(format!("create schema if not exists {}", quote_identifier(stand_in)));
-        sql.push(format!("create schema if not exists {}", quote_identifier(real)));
-    }
     for real in incoming.schemas.values().filter(|real| !old.iter().any(|(other, _)| other == *real)) {
         sql.push(format!("create schema if not exists {}", quote_identifier(real)));
     }
@@ -243,23 +239,50 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     Ok(true)
 }
 
-/// Locks all tables that go, quickly or not at all.
-async fn lock(tx: &Transaction<'_>, there: &Graph, drops: &DropPlan) -> Result<(), tokio_postgres::Error> {
-    let nodes = drops.gone.iter().filter_map(|id| there.nodes.get(id)).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
-    let mut tables: Vec<String> = nodes.map(|n| n.table_name().quoted()).collect();
-    tables.sort();
+/// Statements that move views, those that need others before those, and the rest.
+pub(super) fn views_first(there: &Graph, moves: Vec<(u32, String)>) -> (Vec<String>, Vec<String>) {
+    let views = there.nodes.values().filter(|n| n.is_relation() && matches!(n.sort, 'v' | 'm')).map(|n| n.id);
+    let mut order = there.by_need(views.collect());
+    order.reverse();
+    let place = |oid: u32| order.iter().position(|id| id.1 == oid);
+    let (mut first, rest): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(oid, _)| place(*oid).is_some());
+    first.sort_by_key(|(oid, _)| place(*oid));
+    let statements = |moves: Vec<(u32, String)>| moves.into_iter().map(|(_, sql)| sql).collect();
+    (statements(first), statements(rest))
+}
+
+/// Does what concerns views, `first`, and locks the tables, quickly or not at all, in the order in which a reader of a view locks
+/// them: in another one, it and we would wait for each other.
+pub(super) async fn begin_moves(
+    tx: &Transaction<'_>,
+    schemas: &[(String, String)],
+    first: &[String],
+    tables: &[String],
+) -> Result<(), tokio_postgres::Error> {
+    tx.batch_execute("set local lock_timeout = '30ms'").await?;
+    let names = schemas.iter().flat_map(|(real, stand_in)| [real, stand_in]);
+    let made: Vec<String> = names.map(|name| format!("create schema if not exists {}", quote_identifier(name))).collect();
+    tx.batch_execute(&made.iter().chain(first).cloned().collect::<Vec<_>>().join(";\n")).await?;
     if tables.is_empty() {
         return Ok(());
     }
     // A reader that comes now waits for the lock that we wait for: this bounds it, over all tables.
     let limit = 30 + tables.len() / 20;
-    tx.batch_execute(&format!("set local lock_timeout = '30ms'; set local statement_timeout = '{limit}ms'")).await?;
+    tx.batch_execute(&format!("set local statement_timeout = '{limit}ms'")).await?;
     tx.batch_execute(&format!("lock table only {} in access exclusive mode", tables.join(", only "))).await?;
     tx.batch_execute("set local statement_timeout = 0").await
 }
 
+/// Tables among the objects, by name.
+pub(super) fn tables_of<'a>(there: &Graph, ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<String> {
+    let nodes = ids.into_iter().filter_map(|id| there.nodes.get(id)).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
+    let mut tables: Vec<String> = nodes.map(|n| n.table_name().quoted()).collect();
+    tables.sort();
+    tables
+}
+
 const MOVES: &str = r#"
-select n.nspname::text, m.sql from (
+select n.nspname::text, m.sql, m.oid from (
   select c.relnamespace as ns, 1 as rank, c.oid, format('alter %s %I.%I set schema ', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
          when 'S' then 'sequence' when 'f' then 'foreign table' else 'table' end, n.nspname, c.relname) as sql
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -280,13 +303,13 @@ select n.nspname::text, m.sql from (
 ) m join pg_namespace n on n.oid = m.ns order by m.rank, m.oid
 "#;
 
-/// Statements that move objects, each into what stands for its schema.
-pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<String>> {
+/// Statements that move objects, each into what stands for its schema, and what each moves.
+pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<(u32, String)>> {
     let places: HashMap<&str, &str> = places.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let rows = target.query(MOVES, &[&oids]).await.doing(|| "reading what is moved".to_owned())?;
     let statement = |row: tokio_postgres::Row| {
         let to = places.get(row.get::<_, &str>(0))?;
-        Some(format!("{}{}", row.get::<_, &str>(1), quote_identifier(to)))
+        Some((row.get(2), format!("{}{}", row.get::<_, &str>(1), quote_identifier(to))))
     };
     Ok(rows.into_iter().filter_map(statement).collect())
 }
@@ -311,7 +334,8 @@ select 'pg_proc'::regclass, p.oid from pg_proc p join pg_namespace n on n.oid = 
     let objects: Vec<ObjectId> = rows.into_iter().map(|row| (row.get(0), row.get(1))).collect();
     let oids: Vec<u32> = objects.iter().map(|id| id.1).collect();
     let places: Vec<(String, String)> = schemas.iter().map(|(from, to)| (from.clone(), to.clone())).collect();
-    Ok((moves(target, &oids, &places).await?, objects))
+    let moves = moves(target, &oids, &places).await?;
+    Ok((moves.into_iter().map(|(_, sql)| sql).collect(), objects))
 }
 
 /// Statements that drop the foreign keys of kept tables to what goes.
