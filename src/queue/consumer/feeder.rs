@@ -104,7 +104,13 @@ impl Waiter {
                 // Only now: a connection that failed is not used again.
                 self.connection = Some((connection, number));
                 let Some(id) = id else { return Ok(None) };
-                let id = String::from_utf8_lossy(&id).into_owned();
+                let id = match String::from_utf8(id) {
+                    Ok(id) => id,
+                    Err(error) => {
+                        self.queue.set_aside(error.as_bytes()).await?;
+                        return Ok(None);
+                    }
+                };
                 if keys::check_id(&id).is_err() {
                     // What nobody can run must not stay in active.
                     let _: i64 = redis::Cmd::lrem(self.queue.keys().of("active"), -1, &id)

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT, PG_PROC};
 use super::generation::{self, old_schema};
-use super::swap::{begin_moves, may_pass, moves, moves_of_schemas, tables_of, views_first};
+use super::swap::{begin_moves, foreign_key_drops, may_pass, moves, moves_of_schemas, tables_of, views_first};
 use super::{saved, state};
 use crate::postgres::{Database, Doing, PostgresError, quote_identifier};
 use crate::worker::Run;
@@ -88,18 +88,17 @@ async fn attempt(
     first.extend(views_out);
     let (into, objects) = moves_of_schemas(target, schemas).await?;
 
+    let key_drops = foreign_key_drops(target, &keys).await?;
+
     let tx = target.transaction().await?;
     for id in &views {
         saved::store(tx.client(), &there.nodes[id]).await?;
     }
     begin_moves(&tx, &old, &first, &tables_of(&there, &outgoing)).await?;
-    let mut sql: Vec<String> = Vec::new();
     for id in &keys {
         saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
-        let drop = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
-                    join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = $1";
-        sql.push(tx.query_one(drop, &[&id.1]).await?.get(0));
     }
+    let mut sql = key_drops;
     sql.extend(out);
     sql.extend(into);
     sql.extend(schemas.keys().map(|stand_in| format!("drop schema {}", quote_identifier(stand_in))));

@@ -192,7 +192,7 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     let privileges = saved::privileges(target, &relations).await?;
     let (first, out) = views_first(there, moves(target, moving, &old).await?);
     let (into, objects) = moves_of_schemas(target, &incoming.schemas).await?;
-    let keys = foreign_key_drops(target, drops).await?;
+    let keys = foreign_key_drops(target, &drops.foreign_keys).await?;
 
     let begun = Instant::now();
     let mut tx = target.transaction().await?;
@@ -339,10 +339,10 @@ select 'pg_proc'::regclass, p.oid from pg_proc p join pg_namespace n on n.oid = 
 }
 
 /// Statements that drop the foreign keys of kept tables to what goes.
-async fn foreign_key_drops(target: &Client, drops: &DropPlan) -> anyhow::Result<Vec<String>> {
+pub(super) async fn foreign_key_drops(target: &Client, keys: &[ObjectId]) -> anyhow::Result<Vec<String>> {
     const SQL: &str = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
                        join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = any($1)";
-    let oids: Vec<u32> = drops.foreign_keys.iter().map(|id| id.1).collect();
+    let oids: Vec<u32> = keys.iter().map(|id| id.1).collect();
     let rows = target.query(SQL, &[&oids]).await.doing(|| "reading foreign keys".to_owned())?;
     Ok(rows.into_iter().map(|row| row.get(0)).collect())
 }
