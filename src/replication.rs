@@ -6,6 +6,7 @@
 //! - [`incremental`]: what was appended since the last run
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
+//! - [`projection`]: what of a table leaves the source
 //! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
@@ -13,5 +14,6 @@ pub mod full;
 pub mod incremental;
 pub mod learning_content;
 pub mod production;
+pub mod projection;
 pub mod schema_export;
 pub mod settings;
