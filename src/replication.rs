@@ -2,12 +2,14 @@
 //!
 //! - [`settings`]: source, target, and which table is copied how
 //! - [`binary`]: which columns may be copied in COPY's binary format
+//! - [`ddl`]: a database's definitions, written from its catalogue
 //! - [`full`]: everything, streamed, into the target
 //! - [`incremental`]: what was appended since the last run
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
 
 pub mod binary;
+pub mod ddl;
 pub mod full;
 pub mod incremental;
 pub mod learning_content;
