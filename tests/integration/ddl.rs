@@ -1,7 +1,9 @@
 //! Definitions written from the catalogue, beside pg_dump's: the copy of a database, dumped, reads
 //! like its source.
 
+mod hard;
 mod kinds;
+mod left_out;
 
 use std::path::Path;
 use std::process::Command;

@@ -32,9 +32,8 @@ fn called(kind: &str, identity: &str) -> Option<String> {
         "table column" | "view column" | "materialized view column" | "composite type column" => "column",
         "table constraint" => "constraint",
         "domain constraint" => {
-            // `name on schema.domain`; the name may hold ` on ` itself, the domain hardly.
-            let (name, domain) = identity.rsplit_once(" on ")?;
-            return Some(format!("constraint {name} on domain {domain}"));
+            let at = outside_quotes(identity, " on ")?;
+            return Some(format!("constraint {} on domain {}", &identity[..at], &identity[at + 4..]));
         }
         "statistics object" => "statistics",
         "foreign table column" | "foreign table" => return None,
@@ -42,6 +41,19 @@ fn called(kind: &str, identity: &str) -> Option<String> {
         other => other,
     };
     Some(format!("{kind} {identity}"))
+}
+
+/// Where `wanted` first stands outside of quoted names.
+fn outside_quotes(text: &str, wanted: &str) -> Option<usize> {
+    let mut quoted = false;
+    for (at, c) in text.char_indices() {
+        if c == '"' {
+            quoted = !quoted;
+        } else if !quoted && text[at..].starts_with(wanted) {
+            return Some(at);
+        }
+    }
+    None
 }
 
 pub(super) fn add_comments(draft: &mut Draft, rows: Vec<Row>) {
@@ -249,5 +261,17 @@ pub(super) fn add_default_privileges(draft: &mut Draft, rows: Vec<Row>) {
         let mut item = Item::new((STEP, row.get(0)), Kind::DefaultPrivileges, Stage::Post, schema, name, sql.join(";\n"));
         item.roles = roles;
         draft.add(item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domains_check_is_called_by_its_parts_whatever_their_names() {
+        let called = |identity| called("domain constraint", identity).unwrap();
+        assert_eq!(called("c on s.d"), "constraint c on domain s.d");
+        assert_eq!(called(r#""c on "" on d" on s."a on b""#), r#"constraint "c on "" on d" on domain s."a on b""#);
     }
 }

@@ -14,7 +14,8 @@ const IMPLICIT: &str =
 /// LEAKPROOF or has a planner's support function.
 ///
 /// The shell is a function of the same signature with nothing in it, which the definition
-/// (`CREATE OR REPLACE`) fills; it has the volatility because indexes and generated columns ask.
+/// (`CREATE OR REPLACE`) fills; it has the volatility because indexes and generated columns ask, and
+/// two statements because the planner puts a single one in the place of the call.
 pub(super) fn functions() -> String {
     format!(
         "with settings as materialized (select lower(name) as name from pg_settings where context <> 'user') \
@@ -28,7 +29,7 @@ pub(super) fn functions() -> String {
            case p.prokind when 'f' then 'function' else 'procedure' end, n.nspname, p.proname, pg_get_function_identity_arguments(p.oid), \
            coalesce(' returns ' || pg_get_function_result(p.oid), ''), \
            case when p.prokind = 'p' then '' else case p.provolatile when 'i' then ' immutable' when 's' then ' stable' else '' end end, \
-           'select null') end, \
+           'select 1; select 1') end, \
          (coalesce(p.proallargtypes, p.proargtypes::oid[]) || p.prorettype)::oid[], p.proleakproof, p.prosupport <> 0 \
          from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang \
          where p.prokind <> 'a' and {OWN} and {} and {IMPLICIT}",

@@ -496,3 +496,41 @@ async fn materialized_views_are_filled_in_the_order_of_their_reading_and_only_if
     let filled: bool = client.query_one("select relispopulated from pg_class where relname = 'empty'", &[]).await.unwrap().get(0);
     assert!(!filled);
 }
+
+/// One object of nearly every kind, each leaning on others.
+pub const EVERYTHING: &str = r#"
+    create role all_reader;
+    create schema everything; create schema "Every thing";
+    create extension citext with schema "Every thing"; create extension pg_trgm with schema everything;
+    create type everything.mood as enum ('a', 'b'); create domain everything.small as int check (value < 10) default 1;
+    create type "Every thing".pair as (m everything.mood, s everything.small);
+    create function everything.gap(float8, float8) returns float8 language sql immutable as 'select $1 - $2';
+    create type everything.span as range (subtype = float8, subtype_diff = everything.gap);
+    create collation everything.nordic (provider = icu, locale = 'sv');
+    create aggregate everything.biggest(text) (sfunc = text_larger, stype = text);
+    create function everything.same("Every thing".pair, "Every thing".pair) returns boolean language sql immutable as 'select $1.s = $2.s';
+    create operator everything.=== (function = everything.same, leftarg = "Every thing".pair, rightarg = "Every thing".pair);
+    create cast (everything.mood as "Every thing".pair) with inout;
+    create text search dictionary everything.words (template = simple); create text search configuration everything.conf (copy = simple);
+    create conversion everything.conv for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8;
+    create sequence everything.seq;
+    create table everything.things (id int primary key default nextval('everything.seq'), m everything.mood, s everything.small[], p "Every thing".pair,
+        r everything.span, c text collate everything.nordic, i "Every thing".citext unique, g text generated always as (upper(c)) stored,
+        check (p operator(everything.===) p));
+    alter sequence everything.seq owned by everything.things.id;
+    create table "Every thing".things (id bigint generated always as identity, at date, thing int references everything.things) partition by range (at);
+    create table "Every thing".things_1 partition of "Every thing".things for values from ('2020-01-01') to ('2021-01-01');
+    create table "Every thing".things_d partition of "Every thing".things default;
+    create index on "Every thing".things (at); create index on everything.things using gin (c everything.gin_trgm_ops);
+    create table everything.kid (k int) inherits (everything.things);
+    create view everything.v as select id, everything.biggest(c) from everything.things group by id;
+    create function everything.of_v() returns setof everything.v language sql begin atomic select * from everything.v; end;
+    create materialized view everything.mv as select count(*) from everything.of_v(); create unique index on everything.mv (count);
+    create function everything.hook() returns trigger language plpgsql as 'begin return new; end';
+    create trigger hook before insert on "Every thing".things for each row execute function everything.hook();
+    create rule quiet as on delete to everything.kid do instead nothing;
+    alter table everything.kid enable row level security; create policy see on everything.kid using (id > 0);
+    create statistics everything.st on m, c from everything.things;
+    grant select on all tables in schema everything to all_reader; grant usage on schema everything to all_reader;
+    comment on table everything.things is 'everything';
+"#;
