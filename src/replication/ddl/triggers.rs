@@ -9,7 +9,7 @@ use super::rows::{self, OWN, free};
 /// `; alter table … enable …`, for another state than the usual one.
 fn state(column: &str, what: &str, name: &str) -> String {
     format!(
-        "case {column} when 'O' then '' else format(e';\\nalter table %I.%I %s {what} %I', n.nspname, c.relname, \
+        "case {column} when 'O' then '' else format(e';\\nalter table only %I.%I %s {what} %I', n.nspname, c.relname, \
          case {column} when 'D' then 'disable' when 'R' then 'enable replica' when 'A' then 'enable always' else 'enable' end, {name}) end"
     )
 }
@@ -28,15 +28,19 @@ pub(super) fn triggers(version: i32) -> String {
     )
 }
 
-/// Copies in partitions that are enabled in another way than the parent's trigger.
+/// Copies in partitions that are enabled otherwise than a new one. Each table's state is set by
+/// itself (`only`), because servers differ in whether a parent's goes on to its partitions.
 pub(super) fn trigger_states() -> String {
     format!(
-        "select t.tableoid, t.oid, n.nspname::text, format('%s %s', c.relname, t.tgname), \
+        "with recursive copies(oid, root) as ( \
+           select t.oid, u.oid from pg_trigger t join pg_trigger u on u.oid = t.tgparentid where u.tgparentid = 0 \
+           union all select t.oid, c.root from pg_trigger t join copies c on c.oid = t.tgparentid) \
+         select t.tableoid, t.oid, n.nspname::text, format('%s %s', c.relname, t.tgname), \
          format('alter table only %I.%I %s trigger %I', n.nspname, c.relname, \
-           case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' when 'A' then 'enable always' else 'enable' end, t.tgname), \
-         null::text, c.oid, t.tgparentid \
-         from pg_trigger t join pg_trigger u on u.oid = t.tgparentid join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace \
-         where t.tgenabled <> u.tgenabled and t.tgconstraint = 0 and c.relkind in ('r', 'p') and {OWN} and {}",
+           case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' else 'enable always' end, t.tgname), \
+         null::text, c.oid, x.root \
+         from copies x join pg_trigger t on t.oid = x.oid join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace \
+         where t.tgenabled <> 'O' and not t.tgisinternal and c.relkind in ('r', 'p') and {OWN} and {}",
         free("pg_class", "c")
     )
 }
@@ -48,9 +52,7 @@ pub(super) fn add_triggers(draft: &mut Draft, rows: Vec<Row>, kind: Kind) {
         let item = rows::item(draft, &row, kind, Stage::Post).of(table);
         let id = item.id;
         if kind == Kind::TriggerState {
-            let step = draft.add_step(item, &[(PG_CLASS, table), (PG_INHERITS, table), (id.0, other)]);
-            // Its own children take its state, so theirs is set after.
-            draft.made_by.insert(id, step);
+            draft.add_step(item, &[(PG_CLASS, table), (PG_INHERITS, table), (id.0, other)]);
         } else {
             let index = draft.add(item);
             draft.needs.push((index, (PG_CLASS, table)));

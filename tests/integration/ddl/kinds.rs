@@ -534,3 +534,29 @@ pub const EVERYTHING: &str = r#"
     grant select on all tables in schema everything to all_reader; grant usage on schema everything to all_reader;
     comment on table everything.things is 'everything';
 "#;
+
+/// Partitions, heirs, circles, and keys between them.
+pub const TANGLED: &str = r#"
+    create schema tangled;
+    create table tangled.p (id int primary key, r int, k text) partition by range (id);
+    create table tangled.p1 partition of tangled.p for values from (0) to (10) partition by range (id);
+    create table tangled.p1a partition of tangled.p1 for values from (0) to (5);
+    create table tangled.p1b partition of tangled.p1 default;
+    create table tangled.p2 partition of tangled.p default;
+    create unique index on tangled.p (id, k);
+    alter table tangled.p add foreign key (r) references tangled.p;
+    create table tangled.of_p (id int primary key references tangled.p, r int references tangled.of_p);
+    create function tangled.hook() returns trigger language plpgsql as 'begin return new; end';
+    create trigger a before insert on tangled.p for each row execute function tangled.hook();
+    create trigger b after insert on tangled.p for each row execute function tangled.hook();
+    alter table tangled.p1 disable trigger b; alter table tangled.p1b enable always trigger b;
+    create table tangled.base (a int default 1 not null, b text); create table tangled.heir (c int) inherits (tangled.base);
+    alter table tangled.heir alter a set default 2; create table tangled.tied (b text, a int not null); alter table tangled.tied inherit tangled.base;
+    create view tangled.looped as select 1 as a; create function tangled.rows_of() returns setof tangled.looped language sql as 'select 1';
+    create or replace view tangled.looped as select a from tangled.rows_of();
+    create table tangled.t (a int primary key, b int); create view tangled.grouped as select a, b from tangled.t group by a;
+    create function tangled.next_a() returns int language sql stable return (select max(a) + 1 from tangled.grouped);
+    alter table tangled.t alter b set default tangled.next_a(); create table tangled.of_view (g tangled.grouped);
+    create materialized view tangled.m2 as select a from tangled.grouped; create materialized view tangled.m1 as select a from tangled.m2;
+    create unique index on tangled.m2 (a); create index on tangled.m1 (a);
+"#;
