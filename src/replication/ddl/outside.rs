@@ -7,13 +7,14 @@ use super::draft::{Dependency, Draft, Fate, Item, ObjectId, PG_CLASS, Stage};
 use super::rows::{OWN, free};
 use super::{Cause, Kind};
 
-/// Columns: catalogue, oid, kind, schema, name, reason.
+/// Columns: catalogue, oid, kind, schema, name, reason. Only a superuser may see the oid of a
+/// subscription on old servers.
 pub(super) fn refused() -> String {
     format!(
         "select e.tableoid, e.oid, 'event trigger', null::text, e.evtname::text, 'event triggers can be made by a superuser only, and would fire on our own statements' \
            from pg_event_trigger e where {} \
          union all select p.tableoid, p.oid, 'publication', null, p.pubname::text, 'publications send to other servers' from pg_publication p \
-         union all select 'pg_subscription'::regclass, s.oid, 'subscription', null, s.subname::text, 'subscriptions receive from other servers, with secrets' \
+         union all select 'pg_subscription'::regclass, 0, 'subscription', null, s.subname::text, 'subscriptions receive from other servers, with secrets' \
            from pg_subscription s where s.subdbid = (select oid from pg_database where datname = current_database()) \
          union all select w.tableoid, w.oid, 'wrapper', null, w.fdwname::text, 'foreign-data wrappers can be made by a superuser only' \
            from pg_foreign_data_wrapper w where {} \

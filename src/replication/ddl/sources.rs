@@ -7,11 +7,13 @@ use super::{
     Kind, Options, access, indexes, operators, outside, routines, rows, schemas, sequences, tables, texts, triggers, types, views,
 };
 
+type Add = Box<dyn Fn(&mut Draft, Vec<Row>) + Send + Sync>;
+
 pub(super) struct Source {
     /// For errors: "reading the source's …".
     pub(super) what: &'static str,
     pub(super) sql: String,
-    pub(super) add: Box<dyn Fn(&mut Draft, Vec<Row>) + Send + Sync>,
+    pub(super) add: Add,
 }
 
 fn source(what: &'static str, sql: String, add: impl Fn(&mut Draft, Vec<Row>) + Send + Sync + 'static) -> Source {
@@ -57,7 +59,7 @@ pub(super) fn all(version: i32, options: &Options) -> Vec<Source> {
         source("sequences", sequences::sql(), sequences::add),
         source("tables and views", tables::relations(), tables::add_relations),
         source("columns", tables::columns(version), tables::add_columns),
-        source("checks", tables::checks(), tables::add_checks),
+        source("checks", tables::checks(version), tables::add_checks),
         source("extensions' tables", tables::extension_tables(), tables::add_extension_tables),
         source("rules of views", views::rules_of_views(), views::add_rules_of_views),
         source("indexes", indexes::indexes(), indexes::add_indexes),

@@ -154,7 +154,8 @@ fn column_element(
         }
         // What the parents bring, and nothing to say of it. A generated column's expression cannot
         // be set later, so one that differs is told again.
-        if !column.local && !(column.generated != ' ' && differs) {
+        let told_again = column.generated != ' ' && differs;
+        if !(column.local || told_again) {
             if column.filled && column.filled_name.is_some() && column.filled_local {
                 let constraint = column.filled_name.as_deref().unwrap_or_default();
                 marks.push(format!("alter table only {quoted} add {} {name}", without_column(constraint)));

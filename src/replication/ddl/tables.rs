@@ -220,11 +220,13 @@ pub(super) fn add_columns(draft: &mut Draft, rows: Vec<Row>) {
     }
 }
 
-pub(super) fn checks() -> String {
+/// Checks; and from 18 on, where NOT NULL may be unproven too, those that are.
+pub(super) fn checks(version: i32) -> String {
+    let unproven = if version >= 180_000 { "or k.contype = 'n' and not k.convalidated" } else { "" };
     format!(
         "select k.conrelid, k.oid, k.conname::text, pg_get_constraintdef(k.oid), k.convalidated, k.conislocal from pg_constraint k \
          join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace \
-         where k.contype = 'c' and k.conrelid <> 0 and {OWN} order by k.conrelid, k.conname"
+         where (k.contype = 'c' {unproven}) and k.conrelid <> 0 and {OWN} order by k.conrelid, k.conname"
     )
 }
 

@@ -33,14 +33,14 @@ pub(super) fn triggers(version: i32) -> String {
 pub(super) fn trigger_states() -> String {
     format!(
         "with recursive copies(oid, root) as ( \
-           select t.oid, u.oid from pg_trigger t join pg_trigger u on u.oid = t.tgparentid where u.tgparentid = 0 \
+           select t.oid, u.oid from pg_trigger t join pg_trigger u on u.oid = t.tgparentid where u.tgparentid = 0 and not u.tgisinternal \
            union all select t.oid, c.root from pg_trigger t join copies c on c.oid = t.tgparentid) \
          select t.tableoid, t.oid, n.nspname::text, format('%s %s', c.relname, t.tgname), \
          format('alter table only %I.%I %s trigger %I', n.nspname, c.relname, \
            case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' else 'enable always' end, t.tgname), \
          null::text, c.oid, x.root \
          from copies x join pg_trigger t on t.oid = x.oid join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace \
-         where t.tgenabled <> 'O' and not t.tgisinternal and c.relkind in ('r', 'p') and {OWN} and {}",
+         where t.tgenabled <> 'O' and c.relkind in ('r', 'p') and {OWN} and {}",
         free("pg_class", "c")
     )
 }

@@ -157,7 +157,7 @@ async fn everything_together_is_copied_and_its_copy_too() {
 }
 
 #[tokio::test]
-async fn a_thousand_tables_are_read_within_two_seconds() {
+async fn a_thousand_tables_are_read_in_a_second_or_two() {
     let source = Source::of(
         "select format('create table t%s (id bigserial primary key, a int references t%s, b text not null default %L, c timestamptz, d jsonb, e int check (e > 0), unique (a, b)); create index on t%s (c); comment on column t%s.c is %L',
            n, greatest(n - 1, 1), 'x', n, n, 'when') from generate_series(1, 1000) n \\gexec
@@ -171,6 +171,7 @@ async fn a_thousand_tables_are_read_within_two_seconds() {
     assert_eq!(catalogue.tables().len(), 1000);
     assert_eq!(catalogue.statements().iter().filter(|s| s.kind == Kind::Table).count(), 1000);
     println!("{} statements in {took:?}", catalogue.statements().len());
-    // About 0.6 s on an idle machine, in a build that is not optimized.
-    assert!(took < Duration::from_secs(8), "took {took:?}");
+    // About 1.2 s on an idle machine in a build that is not optimized; a query for each object would
+    // take ten times that.
+    assert!(took < Duration::from_secs(6), "took {took:?}");
 }

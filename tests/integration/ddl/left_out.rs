@@ -212,6 +212,36 @@ async fn roles_that_may_be_missing_are_told() {
     assert_eq!(of_kind(&silent, Kind::Grant).len() + of_kind(&silent, Kind::DefaultPrivileges).len(), 0);
 }
 
+/// What a role that may only read sees is what the owner sees, but for what it may not read.
+#[tokio::test]
+async fn a_role_that_owns_nothing_reads_the_same_statements() {
+    let source = Source::of(
+        &[super::kinds::EVERYTHING, super::kinds::TANGLED, "create role looker login password 'look' in role pg_read_all_data;"]
+            .concat(),
+    )
+    .await;
+    let options = Options { privileges: true, superuser: true, ..Options::default() };
+    let owners = source.read(&options).await;
+    let url = source.cluster.url("source");
+    let at = url.find('@').unwrap();
+    let session = Database::parse(&format!("postgres://looker:look{}", &url[at..])).unwrap().connect("test").await.unwrap();
+    session.batch_execute("begin isolation level repeatable read read only").await.unwrap();
+    let lookers = Catalogue::read(&session, &options).await.unwrap();
+    assert_eq!(lookers.statements(), owners.statements());
+    assert_eq!(lookers.refusals(), owners.refusals());
+    // Row-level security would hide rows from it.
+    let hidden: Vec<_> = lookers.tables().iter().filter(|t| !t.readable).map(|t| t.name.name.as_str()).collect();
+    assert_eq!(hidden, ["kid"]);
+
+    source.run("source", "create table private (a int); create sequence private_seq; revoke pg_read_all_data from looker");
+    session.batch_execute("commit; begin isolation level repeatable read read only").await.unwrap();
+    let lookers = Catalogue::read(&session, &options).await.unwrap();
+    assert!(lookers.tables().iter().any(|t| t.name.name == "private" && !t.readable));
+    let positions =
+        |c: &Catalogue| c.refusals().iter().filter(|r| r.kind == Kind::SequenceValue && r.cause == Cause::Property).count();
+    assert_eq!(positions(&lookers), of_kind(&lookers, Kind::Sequence).len() + 1, "plain ones, and that of the identity column");
+}
+
 #[tokio::test]
 async fn reading_outside_a_transaction_is_refused() {
     let source = Source::of("").await;
