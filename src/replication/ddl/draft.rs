@@ -109,6 +109,16 @@ impl Sql {
         None
     }
 
+    /// The objects of the inline parts.
+    pub(super) fn parts(&self) -> Vec<ObjectId> {
+        let Sql::List { elements, .. } = self else { return Vec::new() };
+        let parts = elements.iter().flatten().filter_map(|s| match s {
+            Segment::Inline(inline) => Some(inline.object),
+            Segment::Text(_) => None,
+        });
+        parts.collect()
+    }
+
     pub(super) fn has(&self, object: ObjectId) -> bool {
         matches!(self, Sql::List { elements, .. }
             if elements.iter().flatten().any(|s| matches!(s, Segment::Inline(i) if i.object == object)))

@@ -244,16 +244,25 @@ fn set_apart(draft: &mut Draft, within: &HashSet<usize>) -> bool {
     parts.sort_unstable();
     parts.dedup();
     for (from, object) in &parts {
-        let Some(part) = draft.items[*from].sql.take(*object) else { continue };
-        let owner = &draft.items[*from];
-        let item = Item::new(*object, part.kind, Stage::Pre, owner.schema.clone(), part.name, part.apart).of(owner.relation);
-        let index = draft.add(item);
-        draft.explicit.push((index, *from));
+        by_itself(draft, *from, *object);
     }
     !parts.is_empty()
 }
 
+/// Makes the item's part for `object` an item of its own.
+fn by_itself(draft: &mut Draft, owner: usize, object: ObjectId) {
+    let Some(part) = draft.items[owner].sql.take(object) else { return };
+    let whole = &draft.items[owner];
+    let item = Item::new(object, part.kind, Stage::Pre, whole.schema.clone(), part.name, part.apart).of(whole.relation);
+    let index = draft.add(item);
+    draft.explicit.push((index, owner));
+}
+
 fn make_shell(draft: &mut Draft, cuts: &mut Cuts, graph: &Graph, within: &HashSet<usize>, main: usize) {
+    // The second step is another statement, which has no place for them.
+    for object in draft.items[main].sql.parts() {
+        by_itself(draft, main, object);
+    }
     let item = &mut draft.items[main];
     let Some(shell) = item.shell.take() else { return };
     if let Some(then) = shell.then {

@@ -97,8 +97,7 @@ fn table(draft: &mut Draft, relation: &Relation) {
         tail.push_str("\n)");
     }
     if descent == Descent::Inherits {
-        let parents: Vec<String> = relation.parents.iter().filter_map(|p| parent_name(draft, *p)).collect();
-        tail.push_str(&format!(" inherits ({})", parents.join(", ")));
+        tail.push_str(&format!(" inherits ({})", relation.parent_names.join(", ")));
     }
     if let Some(key) = &relation.partition_key {
         tail.push_str(&format!(" partition by {key}"));
@@ -123,10 +122,6 @@ fn table(draft: &mut Draft, relation: &Relation) {
     .of(relation.oid);
     item.sql = Sql::List { head, elements, tail };
     draft.add(item);
-}
-
-fn parent_name(draft: &Draft, oid: u32) -> Option<String> {
-    draft.relations.get(&oid).map(|r| r.name.quoted())
 }
 
 /// The column of that name in the parents.
@@ -256,15 +251,13 @@ fn after(draft: &mut Draft, relation: &Relation) {
         Item::new((STEP, relation.oid), kind, stage, schema.clone(), relation.name.name.clone(), sql).of(relation.oid)
     };
     if let Some(bound) = &relation.partition_bound {
-        for parent in &relation.parents {
-            let Some(name) = parent_name(draft, *parent) else { continue };
+        for (parent, name) in relation.parents.iter().zip(&relation.parent_names) {
             let sql = format!("alter table only {name} attach partition {quoted} {bound}");
             let index = draft.add_step(step(Kind::Partition, Stage::Pre, sql), &[own, (PG_CLASS, *parent)]);
             draft.made_by.insert((PG_INHERITS, relation.oid), index);
         }
     } else if relation.sort == 'r' && descent(draft, relation) == Descent::Tied {
-        for parent in &relation.parents {
-            let Some(name) = parent_name(draft, *parent) else { continue };
+        for (parent, name) in relation.parents.iter().zip(&relation.parent_names) {
             let sql = format!("alter table only {quoted} inherit {name}");
             draft.add_step(step(Kind::Inheritance, Stage::Pre, sql), &[own, (PG_CLASS, *parent)]);
         }

@@ -25,6 +25,8 @@ pub(super) struct Relation {
     pub(super) of_type: Option<String>,
     /// In their order.
     pub(super) parents: Vec<u32>,
+    /// Their names, quoted; an extension's table may be among them.
+    pub(super) parent_names: Vec<String>,
     /// Of a view, without the last semicolon.
     pub(super) definition: Option<String>,
     pub(super) populated: bool,
@@ -94,7 +96,9 @@ pub(super) fn relations() -> String {
          array(select i.inhparent from pg_inherits i where i.inhrelid = c.oid order by i.inhseqno), \
          case when c.relkind in ('v', 'm') then rtrim(pg_get_viewdef(c.oid), ';') end, c.relispopulated, s.spcname::text, \
          case when c.relkind in ('r', 'm') then pg_table_size(c.oid) else 0 end, c.reltuples::float8, \
-         has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) \
+         has_table_privilege(c.oid, 'select') and not row_security_active(c.oid), \
+         array(select format('%I.%I', pn.nspname, pc.relname) from pg_inherits i join pg_class pc on pc.oid = i.inhparent \
+           join pg_namespace pn on pn.oid = pc.relnamespace where i.inhrelid = c.oid order by i.inhseqno) \
          from pg_class c join pg_namespace n on n.oid = c.relnamespace left join pg_class t on t.oid = c.reltoastrelid \
          left join pg_am m on m.oid = c.relam left join pg_tablespace s on s.oid = c.reltablespace \
          where c.relkind in ('r', 'p', 'v', 'm') and c.relpersistence <> 't' and {OWN} and {}",
@@ -121,6 +125,7 @@ pub(super) fn add_relations(draft: &mut Draft, rows: Vec<Row>) {
             access_method: row.get(11),
             of_type: row.get(12),
             parents: row.get(13),
+            parent_names: row.get(20),
             definition: row.get(14),
             populated: row.get(15),
             tablespace: row.get(16),

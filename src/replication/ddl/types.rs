@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::draft::{Draft, Fate, Item, PG_TYPE, Shell, Stage};
+use super::draft::{Draft, Fate, Inline, Item, ObjectId, PG_TYPE, Segment, Shell, Sql, Stage};
 use super::rows::{self, OWN, collate, free, named};
 use super::{Cause, Kind};
 
@@ -55,6 +55,8 @@ pub(super) fn domains(version: i32) -> String {
 pub(super) fn add_domains(draft: &mut Draft, rows: Vec<Row>) {
     for row in rows {
         let mut item = rows::item(draft, &row, Kind::Domain, Stage::Float);
+        // One element, which the checks join: they stand without commas.
+        item.sql = Sql::List { head: row.get(4), elements: vec![Vec::new()], tail: String::new() };
         if let Some(default) = row.get::<_, Option<String>>(7) {
             let needs = vec![(PG_TYPE, row.get(8)), (3456, row.get(9))];
             item.shell = Some(Shell { kind: Kind::Domain, sql: row.get(6), needs, then: Some(default) });
@@ -63,22 +65,38 @@ pub(super) fn add_domains(draft: &mut Draft, rows: Vec<Row>) {
     }
 }
 
-/// Always by a statement of their own: a check may use a function over the domain.
+/// The generic columns, then the domain, the constraint, and whether it is validated.
 pub(super) fn domain_checks() -> String {
     format!(
         "select k.tableoid, k.oid, n.nspname::text, format('%s %s', t.typname, k.conname), \
-         format('alter domain %I.%I add constraint %I %s', n.nspname, t.typname, k.conname, pg_get_constraintdef(k.oid)), null::text, t.oid \
+         format('alter domain %I.%I add ', n.nspname, t.typname), null::text, t.oid, \
+         format('constraint %I %s', k.conname, pg_get_constraintdef(k.oid)), k.convalidated \
          from pg_constraint k join pg_type t on t.oid = k.contypid join pg_namespace n on n.oid = t.typnamespace \
-         where k.contype = 'c' and {OWN} and {}",
+         where k.contype = 'c' and {OWN} and {} order by k.contypid, k.conname",
         free("pg_type", "t")
     )
 }
 
+/// Within the domain's statement, because a domain that a column uses within an array takes no
+/// further check but one that is NOT VALID.
 pub(super) fn add_domain_checks(draft: &mut Draft, rows: Vec<Row>) {
     for row in rows {
-        let item = rows::item(draft, &row, Kind::DomainCheck, Stage::Pre);
-        let index = draft.add(item);
-        draft.needs.push((index, (PG_TYPE, row.get(6))));
+        let object: ObjectId = (row.get(0), row.get(1));
+        let domain: ObjectId = (PG_TYPE, row.get(6));
+        let (alter, constraint): (&str, &str) = (row.get(4), row.get(7));
+        let (name, apart) = (row.get::<_, String>(3), format!("{alter}{constraint}"));
+        let home = draft.home(domain).filter(|_| row.get(8));
+        match home.map(|at| &mut draft.items[at].sql) {
+            Some(Sql::List { elements, .. }) => {
+                let text = format!("\n    {constraint}");
+                elements[0].push(Segment::Inline(Inline { object, kind: Kind::DomainCheck, name, text, apart }));
+                draft.part_of.insert(object, domain);
+            }
+            _ => {
+                let index = draft.add(Item::new(object, Kind::DomainCheck, Stage::Pre, row.get(2), name, apart));
+                draft.needs.push((index, domain));
+            }
+        }
     }
 }
 

@@ -45,8 +45,9 @@ kinds! {
         create function make_looped() returns looped language sql immutable as 'select 1::looped';
         create function judge_looped(looped) returns boolean language sql immutable as 'select $1 is not null';
         alter domain looped set default make_looped();
-        alter domain looped add check (judge_looped(value));
-        create table t (a looped, b looped default make_looped());
+        alter domain looped add check (judge_looped(value)); alter domain looped add constraint plain check (value > 0);
+        create domain in_array as int check (value > 0);
+        create table t (a looped, b looped default make_looped(), c in_array[]);
     "#;
 
     composites_are_copied: r#"
@@ -427,6 +428,24 @@ kinds! {
         alter default privileges grant select on tables to reader; alter default privileges in schema s grant insert on tables to writer with grant option;
         alter default privileges revoke execute on functions from public; alter default privileges for role writer grant usage on sequences to reader;
         alter default privileges grant usage on schemas to reader; alter default privileges in schema s grant usage on types to public;
+    "#;
+
+    languages_access_methods_and_transforms_are_copied_by_a_superuser: r#"
+        create trusted language mine handler plpgsql_call_handler inline plpgsql_inline_handler validator plpgsql_validator;
+        create language "odd Lang" handler plpgsql_call_handler;
+        create function f() returns int language mine as 'begin return 1; end';
+        create access method heap2 type table handler heap_tableam_handler; create access method bt2 type index handler bthandler;
+        create table t (a int) using heap2; create table u (a text); create materialized view m using heap2 as select 1 as a;
+        create transform for int language sql (from sql with function prsd_lextype(internal), to sql with function int4recv(internal));
+        create function with_transform(int) returns int language sql transform for type int as 'select 1';
+        grant usage on language mine to public; revoke usage on language mine from public;
+        comment on language mine is 'l'; comment on access method heap2 is 'a'; comment on transform for int language sql is 't';
+    "#;
+
+    tables_under_an_extensions_table_are_copied: r#"
+        create extension hstore; create table parent (a int not null, b text default 'x'); alter extension hstore add table parent;
+        alter extension hstore drop table parent; create table child (c int) inherits (parent);
+        create table many (a int) partition by list (a); create table one partition of many for values in (1);
     "#;
 
     members_of_extensions_are_left_to_them: r#"
