@@ -11,8 +11,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::config::{Environment, Reader};
+use crate::config::{ConfigError, Environment, Reader};
 use crate::logging::LogSettings;
+use crate::ops::plain::plain;
 use crate::ops::serve::{Parts, Service};
 use crate::ops::store::Store;
 use crate::ops::{self, doctor::Grade};
@@ -28,6 +29,14 @@ struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
+
+/// Inspect and operate Bull queues; reads commands from a terminal or a pipe.
+///
+/// `help` lists the commands, `completed --help` tells about one. Redis is the one of REDIS_URL, from the
+/// environment or .env, unless `connect` names another.
+#[derive(Parser, Debug)]
+#[command(name = "bull-repl", version, about, long_about)]
+struct ReplCli {}
 
 #[derive(Subcommand, Debug)]
 enum Verb {
@@ -64,6 +73,9 @@ enum Verb {
     /// Tell about settings
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Operate the copies in the target
+    #[command(subcommand)]
+    Replication(ReplicationVerb),
     /// Check configuration, Redis, both databases and client tools; a fix for each finding
     Doctor,
 }
@@ -86,6 +98,12 @@ enum ConfigVerb {
     Sample,
     /// Print every value and where it comes from
     Show,
+}
+
+#[derive(Subcommand, Debug)]
+enum ReplicationVerb {
+    /// Bring back the copy that served before the present one
+    Rollback,
 }
 
 fn after_help() -> String {
@@ -117,6 +135,7 @@ pub fn main() -> ExitCode {
 /// What `bull-repl` does.
 #[must_use]
 pub fn repl_main() -> ExitCode {
+    let ReplCli {} = ReplCli::parse();
     within_runtime(async { repl::run(&Environment::load(Path::new("."))).await })
 }
 
@@ -131,7 +150,7 @@ fn within_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitC
         }
     };
     let code = runtime.block_on(work).unwrap_or_else(|error| {
-        eprintln!("bullwork: {}", scrub(&format!("{error:#}")));
+        eprintln!("bullwork: {}", plain(&scrub(&format!("{error:#}"))));
         ExitCode::FAILURE
     });
     // Blocking threads (a resolver, a line editor) must not hold up the exit.
@@ -151,7 +170,8 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Web => serve_web(&environment).await,
         Verb::ParseLogs { file, date } => parse_logs(&file, &date),
         Verb::Config(ConfigVerb::Sample) => print(&ops::reference::sample()),
-        Verb::Config(ConfigVerb::Show) => print(&format!("{}\n", ops::reference::show(&environment))),
+        Verb::Config(ConfigVerb::Show) => show_config(&environment),
+        Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }
@@ -179,6 +199,9 @@ async fn serve(environment: &Environment, kinds: &[String], parts: Parts) -> any
     let service = Service::from_settings(&declarations, &reader);
     reader.finish()?;
     let service = service.context("reading the configuration")?;
+    for hint in ops::check::unknown(environment) {
+        tracing::warn!("{hint}");
+    }
     let quiet = shutdown::on_signals().context("installing signal handlers")?;
     // Past the deadline the platform kills us anyway: better to leave by ourselves, with the
     // reason in the log and the jobs' locks left to expire.
@@ -218,7 +241,8 @@ async fn enqueue(environment: &Environment, restart: Restart) -> anyhow::Result<
     let (store, policy) = (Store::from_settings(&reader), RetryPolicy::from_settings(&reader));
     reader.finish()?;
     let store = store.context("reading the configuration")?;
-    let id = store.restart(kind, &policy).await.context("adding the job (start Redis, or set REDIS_URL)")?;
+    store.check().await?;
+    let id = store.restart(kind, &policy).await.context("adding the job")?;
     eprintln!("added job {id} to `{}`", kind.queue);
     if !restart.wait {
         println!("{id}");
@@ -244,6 +268,16 @@ async fn run_here(environment: &Environment, kind: &str, data: &str) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
+async fn rollback(environment: &Environment) -> anyhow::Result<ExitCode> {
+    let reader = Reader::new(environment);
+    let _tracker = start_logging(&reader);
+    let target = ops::replication::target(&reader);
+    reader.finish()?;
+    let target = target.context("reading the configuration")?;
+    let quiet = shutdown::on_signals().context("installing signal handlers")?;
+    print(&format!("{}\n", ops::replication::rollback(&target, quiet).await?))
+}
+
 fn parse_logs(file: &Path, date: &str) -> anyhow::Result<ExitCode> {
     let log = std::fs::File::open(file).with_context(|| format!("opening `{}`", file.display()))?;
     let report =
@@ -251,20 +285,41 @@ fn parse_logs(file: &Path, date: &str) -> anyhow::Result<ExitCode> {
     print(&report.to_string())
 }
 
+/// Every value, then what is wrong with those that somebody wrote.
+fn show_config(environment: &Environment) -> anyhow::Result<ExitCode> {
+    print(&format!("{}\n", ops::reference::show(environment)))?;
+    for hint in ops::check::unknown(environment) {
+        eprintln!("bullwork: {hint}");
+    }
+    match ops::check::bad_values(environment) {
+        problems if problems.is_empty() => Ok(ExitCode::SUCCESS),
+        problems => Err(ConfigError(problems).into()),
+    }
+}
+
 async fn doctor(environment: &Environment) -> anyhow::Result<ExitCode> {
-    let findings = ops::doctor::examine(environment).await;
+    let mut examination = std::pin::pin!(ops::doctor::examine(environment));
+    let findings = tokio::select! {
+        findings = &mut examination => findings,
+        () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {
+            eprintln!("waiting for the servers; one that does not answer is given up after 20 s");
+            examination.await
+        }
+    };
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING).set_header(["", "check", "seen", "what to do"]);
     for finding in &findings {
-        table.add_row([&finding.grade.to_string(), finding.check, &scrub(&finding.seen), &scrub(&finding.fix)]);
+        table.add_row([&finding.grade.to_string(), finding.check, &plain(&scrub(&finding.seen)), &scrub(&finding.fix)]);
     }
     print(&format!("{table}\n"))?;
-    let failed = findings.iter().filter(|f| f.grade == Grade::Bad).count();
+    let count = |grade| findings.iter().filter(|f| f.grade == grade).count();
+    let (failed, skipped) = (count(Grade::Bad), count(Grade::Skipped));
     if failed == 0 {
         eprintln!("no check failed");
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{failed} of {} checks failed", findings.len());
+    let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} could not be made") };
+    eprintln!("{failed} of {} checks failed{skipped}", findings.len());
     Ok(ExitCode::FAILURE)
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Sources, first wins: the process environment, then a `.env` file in the working directory.
 
+mod env_file;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -92,33 +94,11 @@ impl Environment {
     #[must_use]
     pub fn load(directory: &Path) -> Self {
         let mut environment = Environment::default();
-        let path = directory.join(".env");
-        match dotenvy::from_path_iter(&path) {
-            Ok(lines) => {
-                for line in lines {
-                    match line {
-                        Ok((name, value)) => {
-                            environment.values.insert(name, (value, Origin::File));
-                        }
-                        Err(error) => environment.problems.push(Problem {
-                            setting: ".env".to_owned(),
-                            message: match error {
-                                // The parser's own text quotes the line, which may hold a password.
-                                dotenvy::Error::LineParse(_, column) => {
-                                    format!("a line cannot be read at column {column}; write NAME=value, with quotes around values that hold spaces")
-                                }
-                                other => redact::scrub(&other.to_string()),
-                            },
-                        }),
-                    }
-                }
-            }
-            Err(error) if error.not_found() => {}
-            Err(error) => environment.problems.push(Problem {
-                setting: ".env".to_owned(),
-                message: format!("cannot be read: {}", redact::scrub(&error.to_string())),
-            }),
-        }
+        let file = env_file::read(&directory.join(".env"));
+        environment.values.extend(file.values.into_iter().map(|(name, value)| (name, (value, Origin::File))));
+        environment.problems.extend(
+            file.problems.into_iter().map(|message| Problem { setting: ".env".to_owned(), message: redact::scrub(&message) }),
+        );
         for (name, value) in std::env::vars_os() {
             if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) {
                 environment.values.insert(name, (value, Origin::Environment));
@@ -133,6 +113,11 @@ impl Environment {
             values: pairs.into_iter().map(|(n, v)| (n.into(), (v.into(), Origin::Environment))).collect(),
             problems: Vec::new(),
         }
+    }
+
+    /// Every variable's name and origin, whether it is a setting or not.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Origin)> {
+        self.values.iter().map(|(name, (_, origin))| (name.as_str(), *origin))
     }
 
     /// The variable's text, wherever it came from; empty texts count as unset.
@@ -279,7 +264,19 @@ impl<'e> Reader<'e> {
         match serde_json::from_str(&self.text(setting)) {
             Ok(value) => value,
             Err(error) => {
-                self.problem(setting.name, format!("{} should be a JSON value: {shape} ({error})", setting.name));
+                let mut problem = format!("should be a JSON value: {shape}");
+                // What is well-formed but of another shape is quoted by the parser.
+                if !(setting.secret && error.is_data()) {
+                    problem.push_str(&format!(" ({})", json_reason(&error)));
+                }
+                // A JSON text without quotes says nothing by itself to somebody who wrote some.
+                let quotes_lost = self.environment.lookup(setting).is_some_and(|(text, origin)| {
+                    origin == Origin::File && text.starts_with(['{', '[']) && !text.contains('"') && text.len() > 2
+                });
+                if quotes_lost {
+                    problem.push_str("; a .env file takes quotes away: put '…' around the whole value");
+                }
+                self.problem(setting.name, problem);
                 T::default()
             }
         }
@@ -295,13 +292,27 @@ impl<'e> Reader<'e> {
     }
 }
 
+/// The parser's words, without a place that says nothing.
+fn json_reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((reason, _)) if error.column() == 0 => reason.to_owned(),
+        Some((reason, _)) if error.line() == 1 => format!("{reason} at column {}", error.column()),
+        _ => text,
+    }
+}
+
 /// Name of this deployment in the logs and in the `client` header of outgoing requests.
 pub static APP: Setting =
     Setting::new("APP", "Name of this deployment in the logs and in the `client` header of HTTP requests.").default("bullwork");
 /// The queue store.
-pub static REDIS_URL: Setting =
-    Setting::new("REDIS_URL", "Redis that holds the queues: redis://[user:password@]host:port[/database], or rediss:// for TLS.")
-        .default("redis://127.0.0.1:6379");
+pub static REDIS_URL: Setting = Setting::new(
+    "REDIS_URL",
+    "Redis that holds the queues: redis://[user:password@]host:port[/database]; with sentinels \
+     redis-sentinel://[user:password@]host:26379,host:26379/master[/database]; a cluster redis-cluster://host:port,host:port \
+     (and a QUEUE_PREFIX such as {bull}). With rediss instead of redis for TLS; ?sslrootcert=FILE names the CA.",
+)
+.default("redis://127.0.0.1:6379");
 /// Prefix of every queue key.
 pub static QUEUE_PREFIX: Setting =
     Setting::new("QUEUE_PREFIX", "Prefix of every queue key in Redis; Bull's own default is `bull`.").default("bull");

@@ -94,13 +94,22 @@ pub fn next_run(expression: &str, time_zone: Option<&str>, after: Millis) -> Res
 
 /// Whether `expression` is fit for a schedule. Stricter than [`next_run`], which must live with what
 /// other programs left in Redis: an empty expression (Bull takes it for every minute) and one that
-/// never fires are mistakes here.
+/// never fires are mistakes here, and so is one of fewer than five fields, which would be filled from
+/// the left: `10 5 * *` is every minute from 10:00 to 10:59 on the 5th, not ten past five.
 ///
 /// # Errors
 /// Names the expression, what is wrong with it, and a good one.
 pub fn check(expression: &str, time_zone: Option<&str>) -> Result<(), CronError> {
     if expression.trim().is_empty() {
         return Err(CronError::expression(expression, "it is empty"));
+    }
+    let fields = expression.split_whitespace().count();
+    if fields < 5 && !expression.trim().starts_with('@') {
+        let s = if fields == 1 { "" } else { "s" };
+        return Err(CronError::expression(
+            expression,
+            format!("it has {fields} field{s} of the 5 (6 with seconds first) that it needs"),
+        ));
     }
     match next_run(expression, time_zone, SOME_TIME)? {
         Some(_) => Ok(()),

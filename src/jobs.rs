@@ -39,7 +39,15 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Declaration>, UnknownKind
     if names.is_empty() {
         return Ok(ALL.iter().collect());
     }
-    names.iter().map(|name| named(name).ok_or_else(|| UnknownKind(name.clone()))).collect()
+    let mut kinds: Vec<&'static Declaration> = Vec::new();
+    for name in names {
+        let kind = named(name).ok_or_else(|| UnknownKind(name.clone()))?;
+        // Named twice is meant once: a queue has one worker in a process.
+        if !kinds.iter().any(|known| known.name == kind.name) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
 }
 
 /// A name that is no kind's.
@@ -85,6 +93,12 @@ mod tests {
             }
             assert!(at.then.is_none(), "the chain from `{}` never ends", kind.name);
         }
+    }
+
+    #[test]
+    fn a_kind_named_twice_is_chosen_once() {
+        let chosen = select(&["notification", "schema-export", "notification"].map(str::to_owned)).unwrap();
+        assert_eq!(chosen.iter().map(|kind| kind.name).collect::<Vec<_>>(), ["notification", "schema-export"]);
     }
 
     #[test]

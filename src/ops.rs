@@ -1,15 +1,21 @@
 //! Every operator verb once; the command line, the REPL and the web page call these.
 //!
+//! - [`check`]: what is wrong with the configuration as a whole
 //! - [`store`]: the queues as an operator addresses them
 //! - [`serve`]: what `background`, `worker` and `scheduler` run
 //! - [`follow`]: one job, or its chain, to its end
 //! - [`doctor`]: checks with a fix for each
 //! - [`mod@reference`]: `sample.env` and `config show`
+//! - [`mod@plain`]: texts of others, fit for a terminal
+//! - [`replication`]: the copies in the target
 //! - [`parse_logs`]: durations of a replication from its logs
 
+pub mod check;
 pub mod doctor;
 pub mod follow;
 pub mod parse_logs;
+pub mod plain;
 pub mod reference;
+pub mod replication;
 pub mod serve;
 pub mod store;

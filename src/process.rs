@@ -1,5 +1,8 @@
 //! Child processes: no shell, nothing secret in arguments, and no child outlives its run.
 //!
+//! A child inherits only what programs need to run here at all ([`INHERITED`]): our environment holds
+//! the secrets of every part, and whoever may read a child's, or what it dumps, would have them too.
+//!
 //! A child leads a process group of its own. When the future that waits for it is dropped or
 //! the run is stopped, the whole group gets SIGTERM, then SIGKILL after [`GRACE`].
 
@@ -15,6 +18,9 @@ use crate::redact::{Secret, scrub};
 
 /// From SIGTERM to SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(3);
+/// Variables that a child inherits, and every `LC_…`.
+const INHERITED: [&str; 9] =
+    ["PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Lines of stderr kept for the error message.
 const STDERR_LINES: usize = 12;
 
@@ -56,6 +62,10 @@ impl Program {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let mut command = Command::new(name);
+        command.env_clear().envs(
+            std::env::vars_os()
+                .filter(|(name, _)| name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))),
+        );
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         Program { name: name.to_owned(), command }
     }
@@ -76,11 +86,13 @@ impl Program {
         self
     }
 
-    /// Takes away inherited variables that would change what it does.
+    /// Lets it inherit these variables too, when they are set.
     #[must_use]
-    pub fn without_env<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+    pub fn inheriting<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
         for name in names {
-            self.command.env_remove(name);
+            if let Some(value) = std::env::var_os(name) {
+                self.command.env(name, value);
+            }
         }
         self
     }
@@ -170,6 +182,21 @@ mod tests {
         assert_eq!(error, "`sh` ended with exit code 3: dying");
         let error = Program::new("no-such-program-here").output().await.unwrap_err().to_string();
         assert_eq!(error, "`no-such-program-here` is not installed or not on PATH");
+    }
+
+    /// Regression: pg_dump had the other database's URL, the keys and the tokens in its environment. The
+    /// test runner's own variables stand for them here.
+    #[tokio::test]
+    async fn a_child_inherits_nothing_but_what_programs_need() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "there is something to inherit");
+        let given = [("PGHOST", Secret::unremembered("db"))];
+        let out = Program::new("env").secret_env(given).inheriting(["CARGO_PKG_NAME"]).output().await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        assert!(names.contains(&"PATH") && names.contains(&"PGHOST") && names.contains(&"CARGO_PKG_NAME"), "{names:?}");
+        names.retain(|name| !INHERITED.contains(name) && !name.starts_with("LC_"));
+        names.sort_unstable();
+        assert_eq!(names, ["CARGO_PKG_NAME", "PGHOST"]);
     }
 
     #[tokio::test]

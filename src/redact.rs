@@ -73,7 +73,46 @@ pub fn remember(value: &str) {
 /// `text` with URL passwords and remembered secrets masked.
 #[must_use]
 pub fn scrub(text: &str) -> String {
-    let mut clean = mask_urls(text);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    // No URL holds these, so a URL in a text ends there.
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | '|');
+    while let Some(end) = rest.find(ends) {
+        out.push_str(&mask_word(&rest[..end]));
+        let behind = rest[end..].chars().next().map_or(rest.len(), |c| end + c.len_utf8());
+        out.push_str(&rest[end..behind]);
+        rest = &rest[behind..];
+    }
+    out.push_str(&mask_word(rest));
+    mask_remembered(out)
+}
+
+/// `url` fit for printing: whatever may be a password is masked, also when it is not quite a URL
+/// or its password holds characters that would end it in a text.
+#[must_use]
+pub fn mask_url(url: &str) -> String {
+    mask_remembered(mask_word(url))
+}
+
+/// `url` fit for printing when its path may be the secret, as with the incoming webhooks of many
+/// services: of the path only the first segment stays.
+#[must_use]
+pub fn mask_path(url: &str) -> String {
+    let shown = mask_url(url);
+    let Some(authority) = shown.find("://").map(|at| at + 3) else { return MASK.to_owned() };
+    let path_end = shown.find(['?', '#']).unwrap_or(shown.len());
+    let path = shown[authority..path_end].find('/').map_or(path_end, |at| authority + at);
+    let mut segments = shown[path..path_end].splitn(3, '/');
+    let (_, first, more) = (segments.next(), segments.next(), segments.next());
+    match more {
+        Some(more) if !more.is_empty() => {
+            format!("{}/{}/{MASK}{}", &shown[..path], first.unwrap_or_default(), &shown[path_end..])
+        }
+        _ => shown,
+    }
+}
+
+fn mask_remembered(mut clean: String) -> String {
     for secret in REMEMBERED.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
         if clean.contains(secret.as_str()) {
             clean = clean.replace(secret.as_str(), MASK);
@@ -82,70 +121,52 @@ pub fn scrub(text: &str) -> String {
     clean
 }
 
-/// `url` fit for printing: the password, and every query parameter named like one, masked.
-#[must_use]
-pub fn mask_url(url: &str) -> String {
-    scrub(url)
+/// Masks what may be secret in one word of a text: `scheme://user:PASSWORD@`, `user:PASSWORD@` of a
+/// URL whose scheme was forgotten, and the value of `password=…` and its like.
+fn mask_word(word: &str) -> String {
+    match word.split_once("://") {
+        Some((scheme, rest)) => {
+            format!("{scheme}://{}", mask_members(&mask_user_info(rest, scheme.ends_with("http") || scheme.ends_with("https"))))
+        }
+        None => mask_members(&mask_user_info(word, false)),
+    }
 }
 
-/// Masks `scheme://user:PASSWORD@` and `password=…`, `token=…`, `key=…` query parameters.
-fn mask_urls(text: &str) -> String {
+/// An unescaped '/' or '@' inside a password is a common mistake: it ends at the last '@', so that
+/// no part of it shows. `token`: a user without password is as good as one, as in HTTP URLs.
+fn mask_user_info(text: &str, token: bool) -> String {
+    let Some((info, host_on)) = text.rsplit_once('@') else { return text.to_owned() };
+    match info.split_once(':') {
+        Some((user, _)) => format!("{user}:{MASK}@{host_on}"),
+        None if token && !info.contains(['/', '?']) => format!("{MASK}@{host_on}"),
+        None => text.to_owned(),
+    }
+}
+
+fn mask_members(text: &str) -> String {
+    if !text.contains('=') {
+        return text.to_owned();
+    }
+    let masked = |piece: &str| match piece.split_once('=') {
+        Some((name, value)) if !value.is_empty() && looks_secret(name) => format!("{name}={MASK}"),
+        _ => piece.to_owned(),
+    };
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        // The authority and what follows it end at the first character no URL holds.
-        let end =
-            after.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | '|')).unwrap_or(after.len());
-        let (url, tail) = after.split_at(end);
-        out.push_str(&mask_after_scheme(url));
-        rest = tail;
+    while let Some(end) = rest.find(['?', '&', '#', ';']) {
+        out.push_str(&masked(&rest[..end]));
+        out.push_str(&rest[end..=end]);
+        rest = &rest[end + 1..];
     }
-    out.push_str(rest);
-    out
-}
-
-fn mask_after_scheme(url: &str) -> String {
-    // An unescaped '/' or '@' inside a password is a common mistake: cut at the last '@' so
-    // that no part of it shows.
-    let (user_info, host_on) = match url.rfind('@') {
-        Some(at) => (Some(&url[..at]), &url[at + 1..]),
-        None => (None, url),
-    };
-    let mut out = String::with_capacity(url.len());
-    if let Some(info) = user_info {
-        match info.split_once(':') {
-            Some((user, _)) => {
-                out.push_str(user);
-                out.push(':');
-                out.push_str(MASK);
-            }
-            None => out.push_str(info),
-        }
-        out.push('@');
-    }
-    match host_on.split_once('?') {
-        None => out.push_str(host_on),
-        Some((path, query)) => {
-            out.push_str(path);
-            out.push('?');
-            let masked: Vec<String> = query
-                .split('&')
-                .map(|pair| match pair.split_once('=') {
-                    Some((name, _)) if looks_secret(name) => format!("{name}={MASK}"),
-                    _ => pair.to_owned(),
-                })
-                .collect();
-            out.push_str(&masked.join("&"));
-        }
-    }
+    out.push_str(&masked(rest));
     out
 }
 
 fn looks_secret(name: &str) -> bool {
+    // `Key (tokenId)=(5)` is a server's detail that people need.
     let name = name.to_ascii_lowercase();
-    ["password", "passwd", "secret", "token", "key", "signature"].iter().any(|word| name.contains(word))
+    name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '%' | '[' | ']'))
+        && ["pass", "pwd", "secret", "token", "key", "signature", "credential"].iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]
@@ -162,6 +183,50 @@ mod tests {
         assert_eq!(mask_url("redis://h:1/0"), "redis://h:1/0");
         assert_eq!(mask_url("postgres://u:a/b@c@h/x"), "postgres://u:***@h/x");
         assert_eq!(mask_url("http://h/p?api_key=abc&n=1"), "http://h/p?api_key=***&n=1");
+        assert_eq!(scrub("two: redis://:a@h,  \"http://u:b@h/x\"\tend"), "two: redis://:***@h,  \"http://u:***@h/x\"\tend");
+    }
+
+    /// Regression: each of these showed its password.
+    #[test]
+    fn what_is_not_quite_a_url_shows_no_password_either() {
+        for (text, shown) in [
+            ("owner:hunter@h/d", "owner:***@h/d"),
+            (":hunter@h", ":***@h"),
+            ("unix:///nope?pass=hunter", "unix:///nope?pass=***"),
+            ("http://h/p?mail=a@b&key=hunter#token=hunter", "http://h/p?mail=a@b&key=***#token=***"),
+            ("https://hunter@h/p", "https://***@h/p"),
+            ("host=h password=hunter user=me", "host=h password=*** user=me"),
+        ] {
+            assert_eq!(scrub(text), shown);
+        }
+        assert_eq!(mask_url("postgres://u:hun ter'x@h/d"), "postgres://u:***@h/d");
+        for plain in [
+            "mail to me@example.org",
+            "at 05:10:00",
+            "a=1&b=2",
+            "postgres://me@h/d",
+            "rows=3 table_name=a",
+            "Key (tokenId)=(5) exists",
+        ] {
+            assert_eq!(scrub(plain), plain);
+        }
+    }
+
+    #[test]
+    fn of_a_secret_path_only_the_first_segment_shows() {
+        for (url, shown) in [
+            ("https://hooks.example/services/T000/LEAK", "https://hooks.example/services/***"),
+            (
+                "https://u:pw@hooks.example/services/T000?page=1&token=x",
+                "https://u:***@hooks.example/services/***?page=1&token=***",
+            ),
+            ("https://hooks.example/hook", "https://hooks.example/hook"),
+            ("https://hooks.example/hook/", "https://hooks.example/hook/"),
+            ("https://hooks.example", "https://hooks.example"),
+            ("https://hooks.example?page=1", "https://hooks.example?page=1"),
+        ] {
+            assert_eq!(mask_path(url), shown);
+        }
     }
 
     #[test]

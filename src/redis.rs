@@ -4,13 +4,12 @@
 //! stop the server-side command, so the [`Connection`] that all share is for short commands only; a
 //! subscriber, or whoever blocks, gets a connection of its own.
 
+mod address;
 mod connection;
+mod route;
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use redis::IntoConnectionInfo;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 
 pub use connection::Connection;
 
@@ -18,13 +17,6 @@ use crate::redact;
 
 /// Longest wait for the answer to one short command, and for a connection.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A peer that vanished without a word is noticed within half a minute: a subscriber only reads, so nothing else
-/// would ever tell it. Commands are small and wait for their answer, so none is held back to fill a packet.
-fn tcp() -> TcpSettings {
-    let probes = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
-    TcpSettings::default().set_nodelay(true).set_keepalive(probes)
-}
 
 /// What can go wrong between us and Redis.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,53 +37,44 @@ pub enum RedisError {
     Command(String),
 }
 
-impl From<redis::RedisError> for RedisError {
-    fn from(error: redis::RedisError) -> Self {
-        RedisError::Command(redact::scrub(&error.to_string()))
-    }
-}
-
-/// A Redis server. Cheap to clone.
+/// A Redis server, or several of which one has our keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis {
-    shared: Arc<connection::Shared>,
-    client: redis::Client,
+    home: Arc<Home>,
+}
+
+/// What all clones, and the connection, share.
+struct Home {
+    shared: connection::Shared,
+    route: route::Route,
     shown: String,
 }
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(&self.home.shown)
     }
 }
 
 impl Redis {
-    /// Reads the URL. Nothing is connected.
+    /// Reads the URL: `redis://` or `rediss://`, a `…-sentinel://` or a `…-cluster://` one (docs/queue.md). Nothing is
+    /// connected.
     ///
     /// # Errors
     /// When the URL cannot be used.
     pub fn new(url: &str) -> Result<Self, RedisError> {
+        let url = url.trim();
         let shown = redact::mask_url(url);
-        if let Ok(parsed) = url::Url::parse(url)
-            && let Some(password) = parsed.password()
-        {
-            redact::remember(password);
-        }
-        let bad =
-            |e: String| RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&e)));
-        let info = url.into_connection_info().map_err(|e| bad(e.to_string()))?.set_tcp_settings(tcp());
-        let client = redis::Client::open(info).map_err(|e| bad(e.to_string()))?;
-        Ok(Redis { shared: Arc::default(), client, shown })
+        let address = address::Address::parse(url).map_err(|reason| {
+            RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&reason)))
+        })?;
+        Ok(Redis { home: Arc::new(Home { shared: connection::Shared::default(), route: route::Route::new(address), shown }) })
     }
 
     /// The URL without password.
     #[must_use]
     pub fn shown(&self) -> &str {
-        &self.shown
-    }
-
-    fn refused(&self, reason: impl std::fmt::Display) -> RedisError {
-        RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason.to_string()) }
+        &self.home.shown
     }
 
     /// The connection that all share, for short commands.
@@ -99,7 +82,7 @@ impl Redis {
     /// # Errors
     /// When none is to be had within 10 s.
     pub async fn connection(&self) -> Result<Connection, RedisError> {
-        self.shared.get(|| self.open(Some(COMMAND_TIMEOUT))).await
+        Home::connection(&self.home).await
     }
 
     /// A connection of its own for whoever blocks: an answer may take as long as it likes.
@@ -107,12 +90,7 @@ impl Redis {
     /// # Errors
     /// When none is to be had within 10 s.
     pub async fn dedicated(&self) -> Result<redis::aio::MultiplexedConnection, RedisError> {
-        self.open(None).await
-    }
-
-    async fn open(&self, response_timeout: Option<Duration>) -> Result<redis::aio::MultiplexedConnection, RedisError> {
-        let config = connection::config(response_timeout);
-        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| self.refused(e))
+        self.home.open(None).await
     }
 
     /// A connection of its own for subscriptions.
@@ -120,10 +98,42 @@ impl Redis {
     /// # Errors
     /// When none is to be had within 10 s.
     pub async fn subscriber(&self) -> Result<redis::aio::PubSub, RedisError> {
-        match tokio::time::timeout(COMMAND_TIMEOUT, self.client.get_async_pubsub()).await {
-            Ok(Ok(pubsub)) => Ok(pubsub),
-            Ok(Err(error)) => Err(self.refused(error)),
-            Err(_) => Err(self.refused(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()))),
-        }
+        self.home.within_limit(self.home.route.connect(|client| async move { client.get_async_pubsub().await })).await
+    }
+}
+
+impl Home {
+    async fn connection(self: &Arc<Self>) -> Result<Connection, RedisError> {
+        let open = || async { Ok(Connection::new(self.open(Some(COMMAND_TIMEOUT)).await?, Arc::downgrade(self))) };
+        self.shared.get(open).await
+    }
+
+    async fn open(&self, response_timeout: Option<Duration>) -> Result<redis::aio::MultiplexedConnection, RedisError> {
+        let config = connection::config(response_timeout);
+        let opening = self.route.connect(|client| {
+            let config = config.clone();
+            async move {
+                let mut opened = client.get_multiplexed_async_connection_with_config(&config).await?;
+                // Told now, a missing password is told once, and with the address.
+                match redis::cmd("PING").query_async::<redis::Value>(&mut opened).await {
+                    Err(error) if error.code() == Some("NOAUTH") => Err(error),
+                    _ => Ok(opened),
+                }
+            }
+        });
+        // Boxed: it is rare and large, and every command's future would hold it.
+        self.within_limit(Box::pin(opening)).await
+    }
+
+    async fn within_limit<T>(&self, opening: impl Future<Output = Result<T, String>>) -> Result<T, RedisError> {
+        let reason = match tokio::time::timeout(COMMAND_TIMEOUT, opening).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(reason)) => reason,
+            Err(_) if self.shown.starts_with("rediss") => {
+                format!("no answer within {} s{}", COMMAND_TIMEOUT.as_secs(), route::SPEAKS_TLS)
+            }
+            Err(_) => format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()),
+        };
+        Err(RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason) })
     }
 }

@@ -20,8 +20,12 @@ use rustyline::{Editor, Helper, Highlighter, Hinter, Validator};
 use self::command::{Command, Connect, Line, Page};
 use crate::config::{Environment, Reader};
 use crate::jobs;
+use crate::ops::plain::plain;
 use crate::ops::store::{Counts, State, Store};
 use crate::redact::scrub;
+
+/// A longer line is no command, and messages quote what they do not understand.
+const LONGEST_LINE: usize = 4096;
 
 /// Runs until `exit`, the end of input, or a script's first failure.
 ///
@@ -42,7 +46,7 @@ async fn script(session: &mut Session) -> anyhow::Result<ExitCode> {
             Ok(Next::Go) => {}
             Ok(Next::Exit) => break,
             Err(error) => {
-                eprintln!("line {}: {}", number + 1, scrub(&format!("{error:#}")));
+                eprintln!("line {}: {}", number + 1, told(&error));
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -75,9 +79,14 @@ async fn interactive(session: &mut Session) -> anyhow::Result<ExitCode> {
         match session.obey(&line).await {
             Ok(Next::Go) => {}
             Ok(Next::Exit) => return Ok(ExitCode::SUCCESS),
-            Err(error) => eprintln!("{}", scrub(&format!("{error:#}"))),
+            Err(error) => eprintln!("{}", told(&error)),
         }
     }
+}
+
+/// An error, fit for the terminal.
+fn told(error: &anyhow::Error) -> String {
+    plain(&scrub(&format!("{error:#}")))
 }
 
 enum Next {
@@ -93,6 +102,9 @@ struct Session {
 
 impl Session {
     async fn obey(&mut self, line: &str) -> anyhow::Result<Next> {
+        if line.len() > LONGEST_LINE {
+            bail!("a line of {} bytes; a command has {LONGEST_LINE} at most", line.len());
+        }
         let words = words::split(line)?;
         if words.is_empty() || words[0].starts_with('#') {
             return Ok(Next::Go);
@@ -158,14 +170,17 @@ impl Session {
             }
             Command::Logs { id } => {
                 for line in store.logs(queue, &id).await? {
-                    println!("{line}");
+                    println!("{}", plain(&line));
                 }
             }
-            Command::Retry { id } => {
-                store.retry(queue, &id).await?;
+            Command::Retry { id, completed } => {
+                store.retry(queue, &id, completed).await?;
                 println!("job {id} waits again; `get {id}` shows it");
             }
-            Command::RetryFailed => println!("{} failed jobs wait again", store.retry_all_failed(queue).await?),
+            Command::RetryFailed => match store.retry_all_failed(queue).await? {
+                1 => println!("1 failed job waits again"),
+                count => println!("{count} failed jobs wait again"),
+            },
             Command::Promote { id } => {
                 store.promote(queue, &id).await?;
                 println!("job {id} waits now instead of later");

@@ -7,11 +7,13 @@
 //! - [`incremental`]: what was appended since the last run
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
+//! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
 pub mod ddl;
 pub mod full;
 pub mod incremental;
 pub mod learning_content;
+pub mod production;
 pub mod schema_export;
 pub mod settings;

@@ -186,7 +186,7 @@ pub async fn arm_next(queue: &Queue, job: &Job) -> Result<(), ScheduleError> {
 /// When Redis does not answer.
 pub async fn reason_to_skip(queue: &Queue, schedule: Option<&Schedule>, job: &Job) -> Result<Option<String>, QueueError> {
     let (Some(schedule), Some(slot)) = (schedule, job.prev_millis()) else { return Ok(None) };
-    let late = queue.clock().now() - slot;
+    let late = queue.clock().now().saturating_sub(slot);
     // A second try of a run is not late: its first one was decided on.
     if late <= PUNCTUAL || job.attempts_made > 0 || job.stalled_counter > 0 {
         return Ok(None);

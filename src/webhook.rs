@@ -19,7 +19,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 
-use crate::redact::{Secret, mask_url, scrub};
+use crate::redact::{Secret, mask_path, scrub};
 use signature::SigningKey;
 
 /// Longest wait for a TCP and TLS connection.
@@ -140,10 +140,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The URL for logs: without password and without the values of secret-looking parameters.
+    /// The URL for logs: without password, the values of secret-looking parameters, and the path
+    /// beyond its first segment, which is the secret of many services' hooks.
     #[must_use]
     pub fn shown(&self) -> String {
-        mask_url(self.url.as_str())
+        mask_path(self.url.as_str())
     }
 
     /// Whether its token can be sent at all.

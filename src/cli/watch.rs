@@ -4,6 +4,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::ops::follow::Watcher;
+use crate::ops::plain::plain;
 use crate::ops::store::State;
 use crate::worker::Progress;
 
@@ -24,6 +25,7 @@ impl Terminal {
 
     /// A line above the bar; indicatif drops lines when stderr is no terminal.
     fn say(&self, line: &str) {
+        let line = plain(line);
         if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
     }
 }
@@ -45,7 +47,7 @@ impl Watcher for Terminal {
 
     fn progress(&mut self, state: State, progress: &Progress) {
         let text = match state {
-            State::Active => told(progress),
+            State::Active => plain(&told(progress)),
             State::Delayed => "waiting for its next try".to_owned(),
             State::Paused => "waiting: the queue is paused".to_owned(),
             _ => "waiting for a worker (`bullwork background` runs them)".to_owned(),

@@ -1,14 +1,17 @@
 //! Copies the source into the target, whole: the first job of the night.
 //!
-//! Safe to run twice: a run replaces what the one before made. Interrupted: the target is as it was,
-//! or incomplete and marked so; the next run repairs it ([`crate::replication::full`]).
+//! Safe to run twice: a run replaces what the one before made. Interrupted: the copy before serves; in place, the target
+//! may be incomplete and marked so, and the next run repairs it ([`crate::replication::full`]).
+
+use std::time::Duration;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::postgres::client_programs::PG_BIN;
-use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused};
+use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Swap};
 use crate::replication::settings::{
-    self, BACKUP_MODE, PG_RESTORE_JOBS, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
+    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
+    RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
 use crate::schedule::Schedule;
 use crate::worker::{JobContext, JobKind, Outcome};
@@ -38,6 +41,9 @@ impl JobKind for FullReplication {
         &BACKUP_MODE,
         &RESTORE_FK_CONSTRAINTS,
         &PG_RESTORE_JOBS,
+        &REPLICATION_SWAP,
+        &REPLICATION_SWAP_TIMEOUT,
+        &REPLICATION_GENERATIONS,
         &PG_BIN,
         &ENRICHMENT_FILE,
     ];
@@ -48,6 +54,17 @@ impl JobKind for FullReplication {
         let modes = TableModes::from_settings(reader);
         let foreign_keys = reader.flag(&RESTORE_FK_CONSTRAINTS);
         let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
+        let minutes = reader.integer(&REPLICATION_SWAP_TIMEOUT, 1..=1440);
+        let generations = u32::try_from(reader.integer(&REPLICATION_GENERATIONS, 0..=9)).unwrap_or(1);
+        let swap = match reader.text(&REPLICATION_SWAP).as_str() {
+            "off" => None,
+            other => {
+                if other != "on" {
+                    reader.problem(REPLICATION_SWAP.name, format!("`{other}` is neither `on` nor `off`"));
+                }
+                Some(Swap { patience: Duration::from_secs(minutes * 60), generations })
+            }
+        };
         let programs = reader.optional(&PG_BIN).map(Into::into);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
@@ -59,6 +76,7 @@ impl JobKind for FullReplication {
                 jobs,
                 programs,
                 enrichment,
+                swap,
             }),
             schedule: Schedule::from_settings(reader, &SCHEDULE),
         }

@@ -14,7 +14,7 @@ use crate::config::{APP, Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::learning_content::mapping::{Mapping, SHIPPED};
 use crate::replication::learning_content::{self, Api};
-use crate::replication::settings;
+use crate::replication::{production, settings};
 use crate::worker::{JobContext, JobKind, Outcome};
 
 /// Base address of the API.
@@ -49,6 +49,8 @@ pub struct LearningContentReplication {
     api: Option<Api>,
     mapping: Arc<Mapping>,
     target: Option<Database>,
+    /// Compared with the target, which it must not be.
+    source: Option<Database>,
 }
 
 #[async_trait::async_trait]
@@ -64,6 +66,7 @@ impl JobKind for LearningContentReplication {
         &LCMS_MAX_BYTES,
         &LEARNING_CONTENT_MAPPING,
         &settings::TARGET_DATABASE_URL,
+        &settings::SOURCE_DATABASE_URL,
     ];
     type Payload = Payload;
 
@@ -82,9 +85,12 @@ impl JobKind for LearningContentReplication {
             }
         });
         // Without the API nothing is written, and nothing else needs to be right.
-        let (mapping, target) =
-            if api.is_some() { (mapping(reader), settings::target(reader)) } else { (Mapping::default(), None) };
-        LearningContentReplication { api, mapping: Arc::new(mapping), target }
+        let (mapping, target, source) = if api.is_some() {
+            (mapping(reader), settings::target(reader), settings::source_if_set(reader))
+        } else {
+            (Mapping::default(), None, None)
+        };
+        LearningContentReplication { api, mapping: Arc::new(mapping), target, source }
     }
 
     fn writes_to(&self) -> Option<&Database> {
@@ -96,13 +102,23 @@ impl JobKind for LearningContentReplication {
             ctx.run.info("LCMS_API_URL is not set: learning content is skipped");
             return Ok(Outcome::Done(json!({"skipped": true})));
         };
+        let named = settings::TARGET_DATABASE_URL.name;
+        if let Some(objection) = production::objection(&ctx.run, self.source.as_ref(), target, named).await? {
+            return Ok(Outcome::Refuse(objection));
+        }
         ctx.run.info("learningContent.run - Started");
         let published = learning_content::load(&ctx.run, api, &self.mapping, target).await?;
+        let mut result = published.unwrap_or_default().to_json();
         if published.is_none() {
-            ctx.run.info("the learning-content API answered with nothing: nothing is changed");
+            // The reference counts this as a success, and the chain has to reach its end; but nobody
+            // may take it for today's content.
+            ctx.run.warn(
+                "the learning-content API answered with nothing: the tables are left as they were, without today's content; check LCMS_API_URL and what its server logs",
+            );
+            result["emptyAnswer"] = json!(true);
         }
         ctx.run.info("learningContent.run - Ended");
-        Ok(Outcome::Done(published.unwrap_or_default().to_json()))
+        Ok(Outcome::Done(result))
     }
 }
 

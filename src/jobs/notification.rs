@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{self, Clock};
@@ -68,13 +68,39 @@ pub struct Notification {
     clock: Clock,
 }
 
-/// An element of either setting. Untagged also keeps the parser's message free of the value,
-/// which may be a secret URL.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Url(String),
-    Receiver { url: String, token: Option<String>, secret: Option<String> },
+/// An element of either setting.
+#[derive(Debug, Default)]
+struct Entry {
+    url: String,
+    token: Option<String>,
+    secret: Option<String>,
+}
+
+impl Entry {
+    /// Reads one by hand: the parser's messages would quote values, which may be secret. Members that
+    /// are not known are mistakes, because a misspelt `token` would leave the receiver without one.
+    fn read(value: &Value) -> Result<Entry, String> {
+        let members = match value {
+            Value::String(url) => return Ok(Entry { url: url.clone(), ..Entry::default() }),
+            Value::Object(members) => members,
+            _ => return Err("is neither an object nor a URL".to_owned()),
+        };
+        let mut entry = Entry::default();
+        for (name, value) in members {
+            let text = match value {
+                Value::String(text) => Some(text.clone()),
+                Value::Null if name != "url" => None,
+                _ => return Err(format!("has a `{name}` that is no text")),
+            };
+            match name.as_str() {
+                "url" => entry.url = text.unwrap_or_default(),
+                "token" => entry.token = text,
+                "secret" => entry.secret = text,
+                _ => return Err(format!("has a member `{name}`, which is not known; there are url, token and secret")),
+            }
+        }
+        Ok(entry)
+    }
 }
 
 #[async_trait::async_trait]
@@ -111,8 +137,8 @@ impl JobKind for Notification {
             p.total = self.endpoints.len() as u64;
         });
         let mut failures = Vec::new();
-        for (endpoint, fingerprint) in self.endpoints.iter().zip(fingerprints(&self.endpoints)) {
-            let shown = endpoint.shown();
+        let names = names(&self.endpoints);
+        for ((endpoint, fingerprint), shown) in self.endpoints.iter().zip(fingerprints(&self.endpoints)).zip(&names) {
             if payload.delivered.contains(&fingerprint) {
                 run.info(format!("Already notified by an earlier try: {shown}"));
                 run.progress(|p| p.done += 1);
@@ -155,6 +181,17 @@ fn millis(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How each endpoint is called in logs; those that look the same without their secrets get their place too.
+fn names(endpoints: &[Endpoint]) -> Vec<String> {
+    let shown: Vec<String> = endpoints.iter().map(Endpoint::shown).collect();
+    let twice = |name: &String| shown.iter().filter(|other| *other == name).count() > 1;
+    shown
+        .iter()
+        .enumerate()
+        .map(|(place, name)| if twice(name) { format!("{name} (receiver {})", place + 1) } else { name.clone() })
+        .collect()
+}
+
 /// Names each endpoint in the job's data without showing its URL there: SHA-256 of the URL, and
 /// its number among those with the same URL (they may differ in their tokens).
 fn fingerprints(endpoints: &[Endpoint]) -> Vec<String> {
@@ -179,11 +216,14 @@ fn endpoints(reader: &Reader<'_>) -> Vec<Endpoint> {
         (&NOTIFICATIONS, "an array such as [{\"url\":\"https://example.org/hook\",\"token\":\"…\"}]"),
         (&NOTIFICATION_URLS, "an array such as [\"https://example.org/hook\"]"),
     ] {
-        let entries: Vec<Entry> = reader.json(setting, shape);
-        for (number, entry) in entries.into_iter().enumerate() {
-            let (url, token, secret) = match entry {
-                Entry::Url(url) => (url, None, None),
-                Entry::Receiver { url, token, secret } => (url, token, secret),
+        let entries: Vec<Value> = reader.json(setting, shape);
+        for (number, entry) in entries.iter().enumerate() {
+            let Entry { url, token, secret } = match Entry::read(entry) {
+                Ok(entry) => entry,
+                Err(problem) => {
+                    reader.problem(setting.name, format!("entry {} {problem}", number + 1));
+                    continue;
+                }
             };
             let url = match Url::parse(url.trim()) {
                 Ok(url) if matches!(url.scheme(), "http" | "https") => url,
@@ -249,11 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn receivers_are_told_apart_without_their_secret_paths() {
+        let (kind, result) = read(&[("NOTIFICATIONS", r#"["https://a/x/LEAK1","https://a/x/LEAK2","https://b/"]"#)]);
+        result.unwrap();
+        assert_eq!(names(&kind.endpoints), ["https://a/x/*** (receiver 1)", "https://a/x/*** (receiver 2)", "https://b/"]);
+    }
+
+    #[test]
     fn malformed_receivers_are_named_without_their_secrets() {
         for (name, text, wanted) in [
-            ("NOTIFICATIONS", "{", "NOTIFICATIONS should be a JSON value"),
-            ("NOTIFICATIONS", r#"[{"token":"abc-secret"}]"#, "NOTIFICATIONS should be a JSON value"),
-            ("NOTIFICATION_URLS", "https://abc-secret", "NOTIFICATION_URLS should be a JSON value"),
+            ("NOTIFICATIONS", "{", "NOTIFICATIONS: should be a JSON value"),
+            ("NOTIFICATIONS", r#""https://abc-secret""#, "NOTIFICATIONS: should be a JSON value"),
+            ("NOTIFICATIONS", r#"[{"token":"abc-secret"}]"#, "entry 1 has no usable `url`"),
+            ("NOTIFICATIONS", r#"[{"url":"http://h/","tok":"abc-secret"}]"#, "entry 1 has a member `tok`, which is not known"),
+            ("NOTIFICATIONS", r#"[{"url":"http://h/","token":["abc-secret"]}]"#, "entry 1 has a `token` that is no text"),
+            ("NOTIFICATIONS", "[3]", "entry 1 is neither an object nor a URL"),
+            ("NOTIFICATION_SECRET", "abc-secret", "write whsec_ and the key in base64"),
+            ("NOTIFICATION_URLS", "https://abc-secret", "NOTIFICATION_URLS: should be a JSON value"),
             ("NOTIFICATIONS", r#"["abc-secret"]"#, "entry 1 has no usable `url`"),
             ("NOTIFICATIONS", r#"[{"url":"ftp://abc-secret"}]"#, "entry 1 has no usable `url`"),
             ("NOTIFICATIONS", "[{\"url\":\"http://h/\",\"token\":\"abc-secret\\n\"}]", "the token holds a character"),

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::postgres::client_programs::PG_BIN;
+use crate::replication::production;
 use crate::replication::schema_export::{self, ExportError};
 use crate::replication::settings::{self, database};
 use crate::schedule::Schedule;
@@ -41,6 +42,8 @@ pub struct Payload {}
 pub struct SchemaExport {
     /// From and to; `None` when not enabled.
     databases: Option<(Database, Database)>,
+    /// Compared with the catalogue, which it must not be.
+    production: Option<Database>,
     /// Directory of pg_dump; none: it is looked for.
     programs: Option<PathBuf>,
     schedule: Option<Schedule>,
@@ -51,8 +54,13 @@ impl JobKind for SchemaExport {
     const NAME: &'static str = "schema-export";
     const QUEUE: &'static str = "Schema export queue";
     const SUMMARY: &'static str = "Export the target's definitions into a catalogue database";
-    const SETTINGS: &'static [&'static Setting] =
-        &[&DB_SCHEMA_EXPORTER_ENABLED, &DB_SCHEMA_EXPORTER_DATABASE_TARGET, &settings::TARGET_DATABASE_URL, &PG_BIN];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &DB_SCHEMA_EXPORTER_ENABLED,
+        &DB_SCHEMA_EXPORTER_DATABASE_TARGET,
+        &settings::TARGET_DATABASE_URL,
+        &settings::SOURCE_DATABASE_URL,
+        &PG_BIN,
+    ];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
@@ -64,7 +72,8 @@ impl JobKind for SchemaExport {
             reader.problem(DB_SCHEMA_EXPORTER_DATABASE_TARGET.name, "is the warehouse itself; name another database");
         }
         let schedule = enabled.then(|| Schedule::of(reader, DB_SCHEMA_EXPORTER_ENABLED.name, NOON.to_owned()));
-        SchemaExport { databases, programs: reader.optional(&PG_BIN).map(Into::into), schedule }
+        let production = if enabled { settings::source_if_set(reader) } else { None };
+        SchemaExport { databases, production, programs: reader.optional(&PG_BIN).map(Into::into), schedule }
     }
 
     fn schedule(&self) -> Option<Schedule> {
@@ -77,6 +86,10 @@ impl JobKind for SchemaExport {
 
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
         let Some((source, catalogue)) = &self.databases else { return Ok(Outcome::Done(json!({"skipped": true}))) };
+        let named = DB_SCHEMA_EXPORTER_DATABASE_TARGET.name;
+        if let Some(objection) = production::objection(&ctx.run, self.production.as_ref(), catalogue, named).await? {
+            return Ok(Outcome::Refuse(objection));
+        }
         let event = json!({"event": "db-schema-exporter"});
         ctx.run.info_with("Data Catalog enrichment starting", event.clone());
         let exported = match schema_export::export(&ctx.run, source, catalogue, self.programs.as_deref()).await {

@@ -1,17 +1,17 @@
 //! Checks with a fix for each: configuration, Redis, both databases, client tools.
+//!
+//! Every check has its line whatever the others come to: one that cannot be made says why, so that
+//! two runs can be compared line by line. The servers are asked at the same time, because a mute one
+//! is waited for 20 s.
+
+mod databases;
 
 use std::fmt;
 
-use tokio_postgres::Client;
-
+use super::check;
 use super::store::Store;
-use crate::config::{Environment, Reader};
-use crate::jobs;
+use crate::config::{ConfigError, Environment, Reader};
 use crate::postgres::client_programs::{PG_BIN, PgDump};
-use crate::postgres::same::same_database;
-use crate::postgres::{Database, Doing, explain};
-use crate::replication::settings::{self as replication, SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
-use crate::worker::{RetryPolicy, Timing};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Grade {
     Warning,
     /// Does not work.
     Bad,
+    /// Could not be looked at, because of what another check tells.
+    Skipped,
 }
 
 impl fmt::Display for Grade {
@@ -30,6 +32,7 @@ impl fmt::Display for Grade {
             Grade::Good => "ok",
             Grade::Warning => "warning",
             Grade::Bad => "failed",
+            Grade::Skipped => "skipped",
         })
     }
 }
@@ -59,74 +62,59 @@ impl Finding {
     fn bad(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Finding { check, grade: Grade::Bad, seen: seen.into(), fix: fix.into() }
     }
+
+    fn skipped(check: &'static str, why: impl Into<String>) -> Self {
+        Finding { check, grade: Grade::Skipped, seen: why.into(), fix: String::new() }
+    }
 }
 
 /// Looks at everything that the nightly chain needs and changes nothing.
 pub async fn examine(environment: &Environment) -> Vec<Finding> {
-    let mut findings = vec![configuration(environment)];
     // A reader of its own, whose problems the first finding has told.
     let reader = Reader::new(environment);
-    if let Some(store) = Store::from_settings(&reader) {
-        findings.extend(redis(&store).await);
+    let store = Store::from_settings(&reader);
+    let (redis, (databases, source_major)) = tokio::join!(redis(store.as_ref()), databases::examine(environment));
+    let mut findings = vec![configuration(environment)];
+    let unknown = check::unknown(environment);
+    if !unknown.is_empty() {
+        findings.push(Finding::warning("setting names", unknown.join("; "), "`bullwork config sample` lists all that there are"));
     }
-    let source = database(environment, &SOURCE_DATABASE_URL);
-    let target = database(environment, &TARGET_DATABASE_URL);
-    let mut source_major = None;
-    if let Some(source) = &source {
-        let (found, major) = examine_source(source).await;
-        findings.extend(found);
-        source_major = major;
-    }
-    if let Some(target) = &target {
-        findings.extend(examine_target(target, source_major).await);
-    }
-    if let (Some(source), Some(target)) = (&source, &target) {
-        findings.extend(two_databases(source, target).await);
-    }
-    if let Some(major) = source_major {
-        findings.push(client_tools(&reader, major).await);
-    }
+    findings.extend(redis);
+    findings.extend(databases);
+    findings.push(client_tools(&reader, source_major).await);
     findings
 }
 
 fn configuration(environment: &Environment) -> Finding {
-    let reader = Reader::new(environment);
-    let _ = jobs::configure(&jobs::ALL.iter().collect::<Vec<_>>(), &reader);
-    let _ = (RetryPolicy::from_settings(&reader), Timing::from_settings(&reader), Store::from_settings(&reader));
-    match reader.finish() {
-        Ok(()) => Finding::good("configuration", "every setting can be read"),
-        Err(error) => Finding::bad(
+    match check::problems(environment) {
+        problems if problems.is_empty() => Finding::good("configuration", "every setting can be read"),
+        problems => Finding::bad(
             "configuration",
-            error.to_string(),
+            ConfigError(problems).to_string(),
             "set them in the environment or in .env; `bullwork config sample` tells what each takes",
         ),
     }
 }
 
-fn database(environment: &Environment, setting: &'static crate::config::Setting) -> Option<Database> {
-    replication::database(&Reader::new(environment), setting)
-}
-
-async fn redis(store: &Store) -> Vec<Finding> {
+async fn redis(store: Option<&Store>) -> Vec<Finding> {
+    const EVICTION: &str = "Redis eviction";
+    let unreachable = |finding: Finding| vec![finding, Finding::skipped(EVICTION, "Redis cannot be asked")];
+    let Some(store) = store else {
+        return unreachable(Finding::bad("Redis", "REDIS_URL cannot be used", "correct REDIS_URL"));
+    };
     let mut connection = match store.redis().connection().await {
         Ok(connection) => connection,
         Err(error) => {
-            return vec![Finding::bad(
-                "Redis",
-                error.to_string(),
-                "start Redis, or correct address, user and password in REDIS_URL",
-            )];
+            let fix = "start Redis, or correct address, user and password in REDIS_URL";
+            return unreachable(Finding::bad("Redis", super::store::told(&error), fix));
         }
     };
     let info: Result<String, _> = redis::cmd("INFO").query_async(&mut connection).await;
     let info = match info {
         Ok(info) => info,
         Err(error) => {
-            return vec![Finding::bad(
-                "Redis",
-                crate::redact::scrub(&error.to_string()),
-                "check user, password and rights in REDIS_URL",
-            )];
+            let seen = crate::redact::scrub(&error.to_string());
+            return unreachable(Finding::bad("Redis", seen, "check user, password and rights in REDIS_URL"));
         }
     };
     let value = |name: &str| {
@@ -143,9 +131,9 @@ async fn redis(store: &Store) -> Vec<Finding> {
         findings.push(Finding::warning("Redis version", version, "use Redis 6 or later; 7 is what Bullwork is tested on"));
     }
     findings.push(match value("maxmemory_policy").as_str() {
-        "noeviction" => Finding::good("Redis eviction", "maxmemory-policy is noeviction"),
+        "noeviction" => Finding::good(EVICTION, "maxmemory-policy is noeviction"),
         other => Finding::bad(
-            "Redis eviction",
+            EVICTION,
             format!("maxmemory-policy is {other}: Redis may throw jobs away when memory is short"),
             "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
         ),
@@ -156,166 +144,21 @@ async fn redis(store: &Store) -> Vec<Finding> {
     findings
 }
 
-async fn examine_source(source: &Database) -> (Vec<Finding>, Option<u32>) {
-    let client = match source.connect("doctor").await {
-        Ok(client) => client,
-        Err(error) => {
-            return (
-                vec![Finding::bad("source", error.to_string(), "check SOURCE_DATABASE_URL, the network and pg_hba.conf")],
-                None,
-            );
-        }
-    };
-    let mut findings = Vec::new();
-    let major = match server(&client).await {
-        Ok((version, major, recovering)) => {
-            findings.push(Finding::good("source", format!("PostgreSQL {version}, {source}")));
-            if recovering {
-                findings.push(Finding::bad(
-                    "source role",
-                    "the source is a standby (in recovery)",
-                    "point SOURCE_DATABASE_URL at the primary",
-                ));
-            }
-            Some(major)
-        }
-        Err(error) => {
-            findings.push(Finding::bad("source", error, "check SOURCE_DATABASE_URL"));
-            None
-        }
-    };
-    let unreadable = client
-        .query(
-            "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-             where c.relkind in ('r', 'S') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema' \
-             and not case c.relkind when 'S' then has_sequence_privilege(c.oid, 'select') else has_table_privilege(c.oid, 'select') end \
-             order by 1 limit 20",
-            &[],
-        )
-        .await;
-    match unreadable {
-        Ok(rows) if rows.is_empty() => findings.push(Finding::good("source rights", "every table can be read")),
-        Ok(rows) => {
-            let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            findings.push(Finding::bad(
-                "source rights",
-                format!("cannot read {}", names.join(", ")),
-                "GRANT SELECT on them to the user of SOURCE_DATABASE_URL",
-            ));
-        }
-        Err(error) => findings.push(Finding::warning("source rights", explain(&error), "")),
-    }
-    (findings, major)
-}
-
-/// Nothing when either cannot be reached, which has been told.
-async fn two_databases(source: &Database, target: &Database) -> Option<Finding> {
-    let (a, b) = (source.connect("doctor").await.ok()?, target.connect("doctor").await.ok()?);
-    Some(match same_database(&a, &b).await {
-        Ok(false) => Finding::good("two databases", "source and target are not the same"),
-        Ok(true) => Finding::bad(
-            "two databases",
-            format!("source and target are one database ({target}): a full copy would drop what it copies, so every run refuses"),
-            "correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
-        ),
-        Err(error) => Finding::warning("two databases", error.to_string(), "make sure that they are not the same"),
-    })
-}
-
-async fn examine_target(target: &Database, source_major: Option<u32>) -> Vec<Finding> {
-    let client = match target.connect("doctor").await {
-        Ok(client) => client,
-        Err(error) => {
-            return vec![Finding::bad("target", error.to_string(), "check TARGET_DATABASE_URL, the network and pg_hba.conf")];
-        }
-    };
-    let mut findings = Vec::new();
-    match server(&client).await {
-        Ok((version, major, recovering)) => {
-            findings.push(Finding::good("target", format!("PostgreSQL {version}, {target}")));
-            if recovering {
-                findings.push(Finding::bad(
-                    "target role",
-                    "the target is a standby: it cannot be written",
-                    "point TARGET_DATABASE_URL at a primary",
-                ));
-            }
-            if source_major.is_some_and(|source| major < source) {
-                findings.push(Finding::bad(
-                    "target version",
-                    format!("PostgreSQL {major} is older than the source"),
-                    "upgrade the target to the source's major version or later",
-                ));
-            }
-        }
-        Err(error) => findings.push(Finding::bad("target", error, "check TARGET_DATABASE_URL")),
-    }
-    let rights = client.query_one("select has_database_privilege(current_database(), 'create'), current_user::text", &[]).await;
-    match rights.doing(|| "asking for rights".to_owned()) {
-        Ok(row) if row.get::<_, bool>(0) => {
-            findings.push(Finding::good("target rights", format!("{} may create schemas", row.get::<_, &str>(1))));
-        }
-        Ok(row) => {
-            let user: &str = row.get(1);
-            findings.push(Finding::bad(
-                "target rights",
-                format!("{user} may not create schemas"),
-                format!("GRANT CREATE ON DATABASE … TO {user}"),
-            ));
-        }
-        Err(error) => findings.push(Finding::bad("target rights", error.to_string(), "")),
-    }
-    findings.push(space(&client).await);
-    findings
-}
-
-async fn server(client: &Client) -> Result<(String, u32, bool), String> {
-    let row = client
-        .query_one(
-            "select current_setting('server_version'), current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery()",
-            &[],
-        )
-        .await
-        .map_err(|error| explain(&error))?;
-    let major: i32 = row.get(1);
-    Ok((row.get(0), u32::try_from(major).unwrap_or(0), row.get(2)))
-}
-
-/// Free space can be read only by a superuser of a server on this very machine, or not at all.
-async fn space(client: &Client) -> Finding {
-    let size: i64 = match client.query_one("select pg_database_size(current_database())", &[]).await {
-        Ok(row) => row.get(0),
-        Err(error) => return Finding::warning("target space", explain(&error), "watch the disk of the target yourself"),
-    };
-    let directory: Option<String> =
-        client.query_one("select current_setting('data_directory', true)", &[]).await.ok().and_then(|row| row.get(0));
-    let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory.as_str()).ok());
-    let mebibytes = |bytes: u64| bytes / (1 << 20);
-    match free {
-        Some(stat) => {
-            let free = stat.blocks_available() * stat.fragment_size();
-            let seen = format!("database {} MiB, free {} MiB", mebibytes(size.unsigned_abs()), mebibytes(free));
-            if free < size.unsigned_abs() {
-                Finding::warning(
-                    "target space",
-                    seen,
-                    "a full copy may need as much again while it builds indexes: free some space",
-                )
-            } else {
-                Finding::good("target space", seen)
-            }
-        }
-        None => Finding::good(
-            "target space",
-            format!("database {} MiB; free space is not readable from here", mebibytes(size.unsigned_abs())),
-        ),
-    }
-}
-
-async fn client_tools(reader: &Reader<'_>, source_major: u32) -> Finding {
+/// Any version is looked at when the source's is not known.
+async fn client_tools(reader: &Reader<'_>, source_major: Option<u32>) -> Finding {
     let directory = reader.optional(&PG_BIN).map(std::path::PathBuf::from);
-    match PgDump::find(directory.as_deref(), source_major).await {
-        Ok(found) => Finding::good("pg_dump", format!("version {}", found.version)),
-        Err(unusable) => Finding::bad("pg_dump", unusable.problem, unusable.way_out),
+    match (PgDump::find(directory.as_deref(), source_major.unwrap_or(0)).await, source_major) {
+        (Ok(found), Some(_)) => Finding::good("pg_dump", format!("version {}", found.version)),
+        (Ok(found), None) => Finding::good(
+            "pg_dump",
+            format!("version {}; the source's, which it must not be older than, is not known", found.version),
+        ),
+        (Err(unusable), Some(_)) => Finding::bad("pg_dump", unusable.problem, unusable.way_out),
+        // Without a version the message of `find` would name version 0.
+        (Err(_), None) => Finding::bad(
+            "pg_dump",
+            "there is none in PG_BIN, PATH or /usr/lib/postgresql",
+            "install the PostgreSQL client of the source's version or newer, or set PG_BIN to the directory that holds it",
+        ),
     }
 }

@@ -28,6 +28,10 @@ const DETAILS: usize = 3;
 const DUMP: &str = "Start create Backup";
 const RESTORE: &str = "Start restore";
 const ENRICHMENT: &str = "Restore done";
+/// The chain's last line; what follows it that day is no part of the run.
+const END: &str = "Import and enrichment done";
+/// A further run begins, shortly before its [`DUMP`].
+const NEXT: &str = "Start import and enrichment";
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,7 @@ pub enum ParseLogsError {
     #[error("`{0}` is not a date; write it as 2026-03-14")]
     Date(String),
     /// The file cannot be read.
-    #[error("reading the log: {0}")]
+    #[error("reading the log")]
     Io(#[from] std::io::Error),
     /// No line bears the date.
     #[error("the log has no line of {date}{}", match .range { Some((first, last)) => format!("; its lines are from {first} to {last}"), None => String::from(" and no line with a time at all; expected are lines that start with `2026-03-14 05:10:00.000000 +0000` or JSON lines with `time`") })]
@@ -74,7 +78,7 @@ pub struct Phases {
     pub dump_ms: i64,
     /// From there to `Restore done`.
     pub restore_ms: i64,
-    /// From there to the run's last line.
+    /// From there to `Import and enrichment done`, or to the run's last line when there is none.
     pub enrichment_ms: i64,
 }
 
@@ -195,6 +199,8 @@ struct Observed {
     restore: Option<Millis>,
     enrichment: Option<Millis>,
     last: Millis,
+    /// Lines are not the run's any more.
+    ended: bool,
     items: Vec<Item>,
     launched: HashMap<u64, (Millis, usize)>,
 }
@@ -208,14 +214,20 @@ impl Observed {
             restore: None,
             enrichment: None,
             last: time,
+            ended: false,
             items: Vec::new(),
             launched: HashMap::new(),
         }
     }
 
     fn observe(&mut self, line: &Line) {
+        self.ended |= line.text.contains(NEXT);
+        if self.ended {
+            return;
+        }
         let time = line.time.timestamp_millis();
         self.last = time;
+        self.ended = line.text.contains(END);
         if line.text.contains(RESTORE) {
             self.restore.get_or_insert(time);
         } else if line.text.contains(ENRICHMENT) {

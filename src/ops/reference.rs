@@ -37,6 +37,11 @@ fn sections() -> Vec<Section> {
     all
 }
 
+/// Every setting.
+pub fn all() -> impl Iterator<Item = &'static Setting> {
+    sections().into_iter().flat_map(|section| section.settings)
+}
+
 /// The text of `sample.env`.
 #[must_use]
 pub fn sample() -> String {
@@ -103,7 +108,11 @@ pub fn show(environment: &Environment) -> comfy_table::Table {
             let (value, from) = match environment.lookup(setting) {
                 None => (String::new(), "not set".to_owned()),
                 Some((value, origin)) if setting.secret && !value.is_empty() => ("***".to_owned(), origin.to_string()),
-                Some((value, origin)) => (redact::mask_url(value), origin.to_string()),
+                // As a whole: a password may hold what would end a URL in a text.
+                Some((value, origin)) if setting.name.contains("DATABASE") || setting.name.ends_with("URL") => {
+                    (redact::mask_url(value), origin.to_string())
+                }
+                Some((value, origin)) => (redact::scrub(value), origin.to_string()),
             };
             table.add_row([setting.name, &value, &from]);
         }

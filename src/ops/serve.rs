@@ -106,7 +106,9 @@ impl Service {
 /// Has the platform's tool fetch client programs of `version`; without the tool there is nothing to
 /// do, and a failure shows again, with the way out, when `pg_dump` is looked for.
 async fn fetch_client_tools(version: &str) {
-    match Program::new("dbclient-fetcher").args(["pgsql", version]).output().await {
+    // It downloads, so it has to know the way out, and the platform's image that it is for.
+    let needed = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "STACK"];
+    match Program::new("dbclient-fetcher").args(["pgsql", version]).inheriting(needed).output().await {
         Ok(_) => tracing::info!("fetched PostgreSQL client tools {version}"),
         Err(crate::process::ProcessError::Missing(_)) => {}
         Err(error) => tracing::warn!("PostgreSQL client tools {version} were not fetched: {error}"),

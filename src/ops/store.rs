@@ -1,20 +1,39 @@
 //! The queues as an operator addresses them: by name, in one Redis, under one prefix.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde_json::json;
 
 use crate::clock::Clock;
 use crate::config::{self, Reader};
 pub use crate::queue::{CancelOutcome, Counts, Job, State};
 use crate::queue::{NewJob, Queue};
-use crate::redis::Redis;
+use crate::redis::{Redis, RedisError};
 use crate::worker::{Declaration, RetryPolicy};
+
+/// What is wrong with an address, without the name of the setting: whoever tells it knows where it came from.
+fn without_setting(error: &RedisError) -> String {
+    match error {
+        RedisError::Url(problem) => problem.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Why there is no connection, and a doubt that the words alone would not raise: a server of another
+/// sort hangs up, or answers what no Redis does.
+pub(super) fn told(error: &RedisError) -> String {
+    let text = error.to_string();
+    let lower = text.to_lowercase();
+    let hung_up = ["broken pipe", "reset by peer", "unexpected end", "protocol"].iter().any(|word| lower.contains(word));
+    if hung_up { format!("{text}; is what listens there a Redis?") } else { text }
+}
 
 /// The queue store.
 #[derive(Clone, Debug)]
 pub struct Store {
     redis: Redis,
     prefix: String,
+    /// What to correct when there is no connection.
+    way_out: &'static str,
 }
 
 impl Store {
@@ -22,9 +41,9 @@ impl Store {
     pub fn from_settings(reader: &Reader<'_>) -> Option<Self> {
         let prefix = reader.text(&config::QUEUE_PREFIX);
         match Redis::new(&reader.text(&config::REDIS_URL)) {
-            Ok(redis) => Some(Store { redis, prefix }),
+            Ok(redis) => Some(Store { redis, prefix, way_out: "start Redis, or set REDIS_URL" }),
             Err(error) => {
-                reader.problem(config::REDIS_URL.name, error.to_string());
+                reader.problem(config::REDIS_URL.name, without_setting(&error));
                 None
             }
         }
@@ -35,7 +54,8 @@ impl Store {
     /// # Errors
     /// When the URL cannot be used.
     pub fn at(url: &str, prefix: &str) -> anyhow::Result<Self> {
-        Ok(Store { redis: Redis::new(url)?, prefix: prefix.to_owned() })
+        let redis = Redis::new(url).map_err(|error| anyhow!("the address {}", without_setting(&error)))?;
+        Ok(Store { redis, prefix: prefix.to_owned(), way_out: "start Redis, or correct the address" })
     }
 
     /// The URL without password.
@@ -61,7 +81,8 @@ impl Store {
     /// # Errors
     /// When Redis does not answer.
     pub async fn check(&self) -> anyhow::Result<()> {
-        let mut connection = self.redis.connection().await.context("start Redis, or set REDIS_URL")?;
+        let connection = self.redis.connection().await;
+        let mut connection = connection.map_err(|error| anyhow!("{}: {}", self.way_out, told(&error)))?;
         redis::cmd("PING")
             .query_async::<()>(&mut connection)
             .await
@@ -114,12 +135,17 @@ impl Store {
         Ok(self.queue(queue).logs(id, 0, -1).await?)
     }
 
-    /// Puts a failed job back to wait.
+    /// Puts a failed job back to wait; a completed one only when `completed` says so, because its
+    /// successor would be added a second time.
     ///
     /// # Errors
-    /// When the job is not failed, or Redis does not answer.
-    pub async fn retry(&self, queue: &str, id: &str) -> anyhow::Result<()> {
-        self.job(queue, id).await?;
+    /// When the job is not finished, or Redis does not answer.
+    pub async fn retry(&self, queue: &str, id: &str, completed: bool) -> anyhow::Result<()> {
+        if self.job(queue, id).await?.1 == Some(State::Completed) && !completed {
+            bail!(
+                "job `{id}` of `{queue}` is completed, not failed; `bullwork restart:KIND` adds a new job, `retry {id} --completed` runs this one again"
+            );
+        }
         self.queue(queue).retry(id).await.with_context(|| format!("retrying job `{id}` of `{queue}`"))
     }
 

@@ -1,7 +1,7 @@
 //! The client program `pg_dump`: finding one that knows the server, and running it.
 //!
-//! It gets the password by environment, writes to a pipe, and no file is made. Inherited variables
-//! that would lead it elsewhere are taken away. Dropping the future kills it.
+//! It gets the password by environment, writes to a pipe, and no file is made. No variable that would
+//! lead it elsewhere is inherited. Dropping the future kills it.
 
 use std::path::{Path, PathBuf};
 
@@ -30,8 +30,6 @@ const ALWAYS: [&str; 9] = [
     // A table that is locked longer fails the dump, with its name.
     "--lock-wait-timeout=60s",
 ];
-/// Variables that would win over, or mix with, what [`Database::client_environment`] sets.
-const FOREIGN: [&str; 6] = ["PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGHOSTADDR", "PGPASSFILE", "PGTARGETSESSIONATTRS"];
 
 /// No `pg_dump` that fits; the way out is told apart, for tables that show it by itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +48,7 @@ pub enum DumpError {
     #[error(transparent)]
     Unusable(#[from] Unusable),
     /// The program failed.
-    #[error("reading the definitions: {0}")]
+    #[error("reading the definitions")]
     Failed(#[from] ProcessError),
     /// The program wrote something else than the SQL we know.
     #[error("the output of `pg_dump` {0}")]
@@ -120,7 +118,6 @@ impl PgDump {
             .args(format)
             .args(ALWAYS)
             .args(what)
-            .without_env(FOREIGN)
             .secret_env(database.client_environment())
             // Its words are part of our errors, which are in one language.
             .secret_env([("LC_ALL", Secret::unremembered("C"))])

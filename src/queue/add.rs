@@ -51,7 +51,7 @@ impl Stored {
     fn new(job: &NewJob, now: Millis) -> Result<Self, QueueError> {
         let id = job.options.job_id.clone().unwrap_or_default();
         if job.options.job_id.is_some() {
-            keys::check_id(&id)?;
+            keys::check_new_id(&id)?;
         }
         Ok(Stored {
             id,
@@ -86,7 +86,7 @@ impl Stored {
             .arg(self.priority)
             .arg(u8::from(self.lifo))
             .arg(self.debounce.as_ref().map_or("", |d| &d.id))
-            .arg(self.debounce.as_ref().and_then(|d| d.ttl).map(|ttl| ttl.to_string()).unwrap_or_default());
+            .arg(self.debounce.as_ref().and_then(Debounce::expiry).map(|ttl| ttl.to_string()).unwrap_or_default());
     }
 
     /// Roughly what it takes on the way.

@@ -26,7 +26,8 @@ pub type Cleaned = Vec<String>;
 
 /// Which jobs of a state go.
 struct Which {
-    before: Millis,
+    /// Those older than this; all when absent.
+    before: Option<Millis>,
     limit: Option<usize>,
     keep_schedules: bool,
 }
@@ -39,7 +40,7 @@ impl Queue {
     /// [`QueueError::WrongType`], or Redis's: part of the jobs may be gone then.
     pub async fn clean(&self, state: State, grace: Duration, limit: Option<usize>) -> Result<Cleaned, QueueError> {
         let before = self.clock().now().saturating_sub(Millis::try_from(milliseconds(grace)).unwrap_or(Millis::MAX));
-        self.remove_many(state, Which { before, limit, keep_schedules: false }).await
+        self.remove_many(state, Which { before: Some(before), limit, keep_schedules: false }).await
     }
 
     /// Removes all jobs that wait or are delayed, paused ones too, but for the pending runs of schedules. The queue stays paused if it was.
@@ -49,7 +50,7 @@ impl Queue {
     pub async fn empty(&self) -> Result<Cleaned, QueueError> {
         let mut removed = Vec::new();
         for state in [State::Waiting, State::Paused, State::Delayed] {
-            let which = Which { before: 1 << 52, limit: None, keep_schedules: true };
+            let which = Which { before: None, limit: None, keep_schedules: true };
             removed.extend(self.remove_many(state, which).await?);
         }
         Ok(removed)
@@ -95,7 +96,11 @@ impl Queue {
                 return Ok(removed);
             }
             let mut call = self.call(&scripts::CLEAN, &[self.keys().of(list)]);
-            call.arg(self.keys().cancel("")).arg(which.before).arg(passed).arg(left).arg(u8::from(which.keep_schedules));
+            call.arg(self.keys().cancel(""))
+                .arg(which.before.map(|ms| ms.to_string()).unwrap_or_default())
+                .arg(passed)
+                .arg(left)
+                .arg(u8::from(which.keep_schedules));
             let mut answer = self.run("", &call).await?;
             passed = answer.number()?;
             let ended = answer.text()? == "1";

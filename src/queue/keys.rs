@@ -97,14 +97,22 @@ impl Keys {
     }
 }
 
-/// Refuses ids that are, or hide, another key of the queue.
-pub(super) fn check_id(id: &str) -> Result<(), QueueError> {
-    let reason = if id.is_empty() {
-        "it is empty"
-    } else if id.len() > LONGEST_ID {
+/// Refuses what [`check_id`] refuses, and ids that other tools cannot handle.
+pub(super) fn check_new_id(id: &str) -> Result<(), QueueError> {
+    let reason = if id.len() > LONGEST_ID {
         "it is longer than 512 bytes"
     } else if id.chars().any(char::is_control) {
         "it holds control characters"
+    } else {
+        return check_id(id);
+    };
+    Err(refusal(id, reason))
+}
+
+/// Refuses ids that are, or hide, another key of the queue. Whatever else a foreign producer thought of is run, shown and removed.
+pub(super) fn check_id(id: &str) -> Result<(), QueueError> {
+    let reason = if id.is_empty() {
+        "it is empty"
     } else if RESERVED.contains(&id) || RESERVED_BEGINNINGS.iter().any(|b| id.starts_with(b)) {
         "a key of the queue has that name"
     } else if RESERVED_ENDS.iter().any(|e| id.ends_with(e)) {
@@ -112,7 +120,11 @@ pub(super) fn check_id(id: &str) -> Result<(), QueueError> {
     } else {
         return Ok(());
     };
-    Err(QueueError::InvalidId { id: id.chars().take(80).flat_map(char::escape_default).collect(), reason })
+    Err(refusal(id, reason))
+}
+
+fn refusal(id: &str, reason: &'static str) -> QueueError {
+    QueueError::InvalidId { id: id.chars().take(80).flat_map(char::escape_default).collect(), reason }
 }
 
 #[cfg(test)]
@@ -123,10 +135,16 @@ mod tests {
     fn ids_that_name_another_key_are_refused() {
         let long = "x".repeat(513);
         for id in ["", "wait", "id", "meta", "repeat", "7:lock", "a:logs", "de:x", "limiter:g", "a\nb", "a\0", long.as_str()] {
+            assert!(check_new_id(id).is_err(), "{id:?}");
+        }
+        for id in ["a\nb", "a\0", long.as_str()] {
+            assert!(check_id(id).is_ok(), "a job of another program's is handled: {id:?}");
+        }
+        for id in ["", "wait", "7:lock", "de:x"] {
             assert!(check_id(id).is_err(), "{id:?}");
         }
         for id in ["1", "nightly", "repeat:0a:17", "é", "a b", "locked", "waiter"] {
-            assert!(check_id(id).is_ok(), "{id:?}");
+            assert!(check_new_id(id).is_ok(), "{id:?}");
         }
     }
 }

@@ -47,7 +47,7 @@ impl Limiter {
         let own = if job.id.is_empty() { identity::new_uuid() } else { std::mem::take(&mut job.id) };
         job.id = format!("{own}:{group}");
         job.opts["jobId"] = Value::String(job.id.clone());
-        super::keys::check_id(&job.id)
+        super::keys::check_new_id(&job.id)
     }
 }
 
@@ -74,7 +74,7 @@ impl Queue {
                 .arg(u8::from(limiter.bounce_back));
             let answer = self.run(claimed.unwrap_or_default(), &call).await?;
             if answer.code != 3 {
-                return self.taken(answer, call.now);
+                return self.taken(answer, call.now).await;
             }
         }
     }

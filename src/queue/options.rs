@@ -57,6 +57,13 @@ pub struct Debounce {
     pub ttl: Option<u64>,
 }
 
+impl Debounce {
+    /// Its `ttl` as Redis takes it, which knows no time of 0 and none beyond 2^53.
+    pub(super) fn expiry(&self) -> Option<u64> {
+        self.ttl.filter(|ttl| *ttl > 0).map(|ttl| ttl.min(1 << 52))
+    }
+}
+
 /// What a producer asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobOptions {

@@ -216,7 +216,18 @@ struct Run<'a> {
     /// Options besides those that each run has of its own.
     options: Map<String, Value>,
     slot: Millis,
-    only_if_scheduled: bool,
+    when: When,
+}
+
+/// When a run is written; as `scripts/arm.lua` is told it.
+#[derive(Clone, Copy)]
+enum When {
+    /// None is pending.
+    NonePending = 0,
+    /// Its schedule stands.
+    Scheduled = 1,
+    /// It is pending and delayed: it is changed.
+    Delayed = 2,
 }
 
 impl Queue {
@@ -251,9 +262,43 @@ impl Queue {
             repeat: repeat.to_json(&key, count),
             options: opts,
             slot,
-            only_if_scheduled: false,
+            when: When::NonePending,
         })
         .await
+    }
+
+    /// Makes the schedule called `id` what is given here, whatever it was: its times are replaced, where Bull would keep both
+    /// schedules, and the data and options of its pending run are changed while that is delayed, where Bull would ignore
+    /// them. Other schedules for jobs called `name` with that id are removed; the new one is armed before, so that one
+    /// of them stands if this is broken off: call it again.
+    ///
+    /// # Errors
+    /// [`QueueError::WrongType`], or Redis's.
+    pub async fn set_schedule(
+        &self,
+        id: &str,
+        repeat: &Repeat,
+        name: &str,
+        data: &Value,
+        options: &JobOptions,
+        slot: Millis,
+    ) -> Result<Armed, QueueError> {
+        let repeat = Repeat { id: Some(id.to_owned()), ..repeat.clone() };
+        let key = repeat.key(name);
+        let armed = self.arm(&repeat, name, data, options, slot, None).await?;
+        if let Armed::Pending { slot } = armed {
+            let id_base = run_id_base(name, Some(id), &key);
+            let count = self.job(&format!("{id_base}{slot}")).await?.map_or(1, |run| run.repeat_count());
+            let opts = options.to_json(self.clock().now()).as_object().cloned().unwrap_or_default();
+            let (data, repeat) = (stored_data(data), repeat.to_json(&key, count));
+            self.arm_run(Run { name, key: &key, id_base, data, repeat, options: opts, slot, when: When::Delayed }).await?;
+        }
+        for other in self.schedules().await? {
+            if other.key != key && is_named(&other.key, name, id) {
+                self.remove_schedule(&other.key).await?;
+            }
+        }
+        Ok(armed)
     }
 
     /// Adds the run that follows `job`, which was just taken, with the same data and options. Does nothing
@@ -274,7 +319,7 @@ impl Queue {
             repeat,
             options: opts.clone(),
             slot,
-            only_if_scheduled: true,
+            when: When::Scheduled,
         })
         .await
     }
@@ -305,7 +350,7 @@ impl Queue {
             id,
         };
         let mut call = self.call(&scripts::ARM, &[self.keys().job(&stored.id)]);
-        call.arg(run.key).arg(run.slot).arg(run.id_base).arg(u8::from(run.only_if_scheduled));
+        call.arg(run.key).arg(run.slot).arg(run.id_base).arg(run.when as u8);
         stored.append_to(&mut call);
         let mut answer = self.run(&stored.id, &call).await?;
         Ok(match answer.code {
@@ -336,6 +381,14 @@ impl Queue {
         call.arg(key);
         Ok(self.run("", &call).await?.code > 0)
     }
+}
+
+/// Whether `key` is that of the schedule `id` for jobs called `name`, rather than of a name that goes on with `:id:`. What
+/// follows is its end or nothing.
+fn is_named(key: &str, name: &str, id: &str) -> bool {
+    let rest = key.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')?.strip_prefix(id)?.strip_prefix(':'));
+    let end = rest.and_then(|rest| rest.split_once(':')).map(|(end, _)| end);
+    end.is_some_and(|end| end.is_empty() || end.len() > 11 && end.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// A score as a time; foreign programs may have written a fraction.

@@ -89,6 +89,14 @@ impl Answer {
         self.rest.next().map(text_of).ok_or_else(|| QueueError::Answer("it is too short".into()))
     }
 
+    /// The next text of the answer when it is UTF-8, else as it is.
+    pub(super) fn id(&mut self) -> Result<Result<String, Vec<u8>>, QueueError> {
+        match self.rest.next() {
+            Some(Value::BulkString(bytes)) => Ok(String::from_utf8(bytes).map_err(std::string::FromUtf8Error::into_bytes)),
+            other => other.map(|value| Ok(text_of(value))).ok_or_else(|| QueueError::Answer("it is too short".into())),
+        }
+    }
+
     /// The next whole number of the answer.
     pub(super) fn number(&mut self) -> Result<i64, QueueError> {
         let text = self.text()?;

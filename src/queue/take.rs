@@ -69,16 +69,22 @@ impl Queue {
             if answer.code == 3 {
                 continue;
             }
-            return self.taken(answer, call.now);
+            return self.taken(answer, call.now).await;
         }
     }
 
-    pub(super) fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
+    pub(super) async fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
         match answer.code {
             1 => Ok(Taken::Busy),
             2 => {
                 self.took(true);
-                let id = answer.text()?;
+                let id = match answer.id()? {
+                    Ok(id) => id,
+                    Err(bytes) => {
+                        self.set_aside(&bytes).await?;
+                        return Ok(Taken::Empty);
+                    }
+                };
                 let fields = answer.values().next().unwrap_or(redis::Value::Nil);
                 let mut job = Job::from_fields(&id, fields).ok_or(QueueError::Missing(id))?;
                 // The script read the fields before it wrote this one.
@@ -93,6 +99,20 @@ impl Queue {
         }
     }
 
+    /// Fails a job in `active` whose id is no UTF-8, so that no program can name it: it would stall again and again.
+    pub(super) async fn set_aside(&self, id: &[u8]) -> Result<(), QueueError> {
+        const REASON: &str = "the job's id is no UTF-8 text, so it cannot be run";
+        tracing::error!("Failed job in {}: {} {REASON}", self.name(), String::from_utf8_lossy(id).escape_debug());
+        let job = [self.keys().base().as_bytes(), id].concat();
+        let lock = [job.as_slice(), b":lock"].concat();
+        let now = self.clock().now();
+        let mut pipe = redis::pipe();
+        pipe.atomic().lrem(self.keys().of("active"), -1, id).del(lock);
+        pipe.hset(&job, "failedReason", REASON).hset(&job, "finishedOn", now).zadd(self.keys().of("failed"), id, now);
+        pipe.query_async::<redis::Value>(&mut self.connection().await?).await?;
+        Ok(())
+    }
+
     /// Locks `id`, which a blocking move brought to `active`. Empty: somebody else has it, or it is no job.
     pub(super) async fn claim(&self, id: &str, token: &str, lock: Duration) -> Result<Taken, QueueError> {
         if let Some(limiter) = self.limiter() {
@@ -100,7 +120,7 @@ impl Queue {
         }
         let mut call = self.call(&scripts::CLAIM, &[self.keys().job(id), self.keys().lock(id), self.keys().of("paused")]);
         call.arg(id).arg(token).arg(milliseconds(lock));
-        self.taken(self.run(id, &call).await?, call.now)
+        self.taken(self.run(id, &call).await?, call.now).await
     }
 
     /// Completes `job` as [`Queue::complete`] does and takes the next one in the same step, for the run `next`.
@@ -125,7 +145,7 @@ impl Queue {
         let mut call = self.call(&scripts::COMPLETE_AND_TAKE, &self.keys().of_run(&job.id));
         call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string());
         call.arg(count).arg(age).arg(next).arg(milliseconds(lock));
-        self.taken(self.run(&job.id, &call).await?, call.now)
+        self.taken(self.run(&job.id, &call).await?, call.now).await
     }
 
     /// Keeps the job for another `lock`, and learns whether it is to be cancelled.

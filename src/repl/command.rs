@@ -7,6 +7,9 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
+    /// Print help; -h is the host of `connect`
+    #[arg(long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -39,6 +42,9 @@ pub(super) enum Command {
     Retry {
         /// Job id
         id: String,
+        /// Run it again even when it is completed
+        #[arg(long)]
+        completed: bool,
     },
     /// Put all failed jobs back to wait
     RetryFailed,
@@ -89,9 +95,6 @@ pub(super) struct Connect {
     /// Redis URI, instead of the parts
     #[arg(short, long, conflicts_with_all = ["host", "port", "db", "password"])]
     uri: Option<String>,
-    /// Print this help; -h is the host here
-    #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
 }
 
 impl Connect {
@@ -142,6 +145,14 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         Line::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_tells_its_options() {
+        for verb in verbs().into_iter().filter(|verb| verb != "help") {
+            let error = Line::try_parse_from([&verb, "--help"]).unwrap_err();
+            assert!(!error.use_stderr() && error.to_string().contains("--help"), "{verb}: {error}");
+        }
     }
 
     #[test]

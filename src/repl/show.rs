@@ -3,6 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::clock::{Millis, to_rfc3339};
+use crate::ops::plain::plain;
 use crate::ops::store::{CancelOutcome, Counts, Job, State};
 
 fn table() -> Table {
@@ -28,14 +29,14 @@ pub(super) fn jobs(jobs: &[Job]) -> Table {
     table.set_header(["id", "name", "added", "started", "finished", "tries", "progress", "failed because"]);
     for job in jobs {
         table.add_row([
-            job.id.clone(),
-            job.name.clone(),
+            plain(&job.id),
+            plain(&job.name),
             to_rfc3339(job.timestamp),
             time(job.processed_on),
             time(job.finished_on),
             format!("{} of {}", job.attempts_made, job.attempts()),
-            job.progress.as_ref().map(ToString::to_string).unwrap_or_default(),
-            job.failed_reason.clone().unwrap_or_default(),
+            job.progress.as_ref().map(|progress| plain(&progress.to_string())).unwrap_or_default(),
+            job.failed_reason.as_deref().map(plain).unwrap_or_default(),
         ]);
     }
     table
@@ -61,7 +62,7 @@ pub(super) fn job(job: &Job, state: Option<State>) -> Table {
         ("failed because", job.failed_reason.clone().unwrap_or_default()),
         ("stack trace", job.stacktrace.join("\n")),
     ] {
-        table.add_row([field, &value]);
+        table.add_row([field, &plain(&value)]);
     }
     table
 }

@@ -1,4 +1,4 @@
-//! Full replication: everything of the source, streamed into the target.
+//! Full replication: everything of the source, streamed into the target, beside the copy that serves.
 //!
 //! Rows go from `COPY … TO STDOUT` straight into `COPY … FROM STDIN`, several tables at a time, all
 //! in one exported snapshot of the source; no file is written and memory does not grow with the
@@ -6,18 +6,21 @@
 //! identity (`archive`), indexes and keys are built behind the rows (`build`).
 //!
 //! ```text
-//! checks ─ definitions ─┬─ one transaction: drop what is replaced, make what the source has
-//!   nothing is changed  │    all or nothing
+//! checks ─ definitions ─┬─ one transaction: make what the source has, in stand-in schemas (`stage`)
 //!                       ├─ rows, indexes, keys, ANALYZE of every table, in parallel
-//!                       ├─ postponed views, materialized views, foreign keys, triggers, comments
-//!                       └─ other people's views and keys again, compatibility views, enrichment
+//!   all the while       ├─ postponed views, materialized views, foreign keys, triggers, comments
+//!   yesterday's copy    ├─ compatibility views, enrichment, other people's views on the new tables
+//!   serves              └─ one short transaction: the copies change places (`swap`)
 //! ```
+//!
+//! With `REPLICATION_SWAP=off` there is room for one copy only: the first transaction drops what is replaced and makes
+//! the definitions in its place, and readers see each table empty until its rows are committed.
 //!
 //! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
 //! functions that the source does not have are left alone, or stored and made again when they
 //! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
-//! every table. A table on the target holds all rows of the snapshot or none: readers see it empty
-//! from that transaction's commit until its own copy is committed.
+//! every table. The target serves one generation or the next, each whole; the one before is kept
+//! ([`rollback`]).
 //!
 //! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.
 //!
@@ -25,9 +28,9 @@
 //! CREATE and the ownership of what is replaced. Two runs at once into one target must be
 //! prevented by the caller (the worker's advisory lock).
 //!
-//! **On a crash** up to the commit of that one transaction the target is as it was. After it, it is
-//! incomplete, says so in `bullwork.replication_state`, and the next run replaces what is there: it
-//! is recorded what is ours, and stored definitions wait for the end of the run that succeeds.
+//! **On a crash** yesterday's copy serves, and the next run removes what was being built. In place, from the commit of the
+//! first transaction on, the target is incomplete, says so in `bullwork.replication_state`, and the next run replaces
+//! what is there: it is recorded what is ours, and stored definitions wait for the end of the run that succeeds.
 
 mod archive;
 mod build;
@@ -37,10 +40,15 @@ mod drops;
 mod dump;
 mod enrich;
 mod finish;
+mod generation;
+mod relocate;
+mod rollback;
 mod saved;
 mod session;
 mod source;
+mod stage;
 mod state;
+mod swap;
 mod tables;
 mod target;
 
@@ -53,6 +61,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use enrich::{ENRICHMENT_FILE, Enrichment};
+pub use rollback::rollback;
 
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::settings::{TableModes, TableName};
@@ -80,6 +89,17 @@ pub struct Config {
     pub programs: Option<PathBuf>,
     /// Views and indexes that are added.
     pub enrichment: Enrichment,
+    /// How the copy is built beside the live one; none: in its place.
+    pub swap: Option<Swap>,
+}
+
+/// How copies change places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// How long readers that hold replaced tables are waited for.
+    pub patience: Duration,
+    /// Earlier generations that are kept.
+    pub generations: u32,
 }
 
 /// What was done.
@@ -131,7 +151,7 @@ pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
     sessions.cancel_all().await;
     let state = match tokio::time::timeout(Duration::from_secs(8), describe(config, &reached, &format!("{error:#}"))).await {
         Ok(Ok(text)) => text,
-        _ => "the target could not be asked how far it is; restart:full-replication repairs it either way".to_owned(),
+        _ => "the target could not be asked how far it is; the next full replication repairs it either way".to_owned(),
     };
     if error.is::<crate::worker::run::Stopped>() {
         run.warn(format!("the run was told to stop; {state}"));
@@ -151,19 +171,23 @@ async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::
     let done = reached.totals.tables.load(Ordering::Relaxed);
     let target = config.target.connect("full replication, after a failure").await?;
     state::end(&target, done, Some(problem)).await?;
+    let serving = generation::told(&target).await;
     let phase = target
         .query_one("select phase from bullwork.replication_state", &[])
         .await
         .doing(|| "reading bullwork.replication_state".to_owned())?;
     Ok(match phase.get::<_, &str>(0) {
         "preparing" => "target untouched".to_owned(),
+        "staging" => format!("target untouched: {serving}; what was built beside it is removed by the next run"),
+        "finishing" if config.swap.is_some() && !in_place(&target).await? => {
+            format!("{serving}, but not all of somebody's own views and keys; run restart:full-replication")
+        }
         "loading" => format!(
-            "target incomplete: {done} of {} tables; run restart:full-replication",
+            "target incomplete: {done} of {} tables; the next full replication repairs it",
             reached.tables.load(Ordering::Relaxed)
         ),
-        _ => {
-            "target incomplete: all rows are there, but not all keys, views and indexes; run restart:full-replication".to_owned()
-        }
+        _ => "target incomplete: all rows are there, but not all keys, views and indexes; the next full replication repairs it"
+            .to_owned(),
     })
 }
 
@@ -201,9 +225,23 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     }
     let plan = drops::decide(&there, &source.known(&state::recorded(&target).await?, &own_views))?;
     target::complete_enums(run, &exporter, &target, &target::kept_enums(&source, &there, &plan)).await?;
-    let mut judge =
-        target::rebuild(run, target.client_mut(), &source, &own_views, &config.enrichment.index_names(), config.foreign_keys)
-            .await?;
+    let swap = config.swap.filter(|_| may_swap(run, &there, &plan, &source));
+    let own_indexes = config.enrichment.index_names();
+    let mut functions = stage::Functions::default();
+    if let Some(swap) = swap {
+        if generation::drop_unfinished(&target).await? {
+            run.info("removed what an earlier run had begun to build");
+        }
+        generation::drop_surplus(run, &target, swap.generations.saturating_sub(1)).await?;
+        drops::tell(run, &plan);
+        functions = stage::relocate(&exporter, &target, &mut source, &there, &plan, config.foreign_keys).await?;
+    }
+    let mut judge = if swap.is_some() {
+        stage::make(run, target.client_mut(), &source, &there, &plan, &functions, config.foreign_keys).await?
+    } else {
+        generation::forget(run, &target).await?;
+        target::rebuild(run, target.client_mut(), &source, &own_views, &own_indexes, config.foreign_keys).await?
+    };
     run.info("End drop Objects AndRestoreBackup");
 
     run.info("Start restore Backup");
@@ -216,15 +254,53 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         p.total = total;
     });
     build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals).await?;
-    state::enter(&target, state::Phase::Finishing, total).await?;
+    if swap.is_none() {
+        state::enter(&target, state::Phase::Finishing, total).await?;
+    }
     run.progress(|p| p.phase = "finishing".to_owned());
-    let broken = finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1)).await?;
+    let mut broken = finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1)).await?;
     run.info("Restore done");
     run.info("End restore Backup");
 
     run.progress(|p| p.phase = "enrichment".to_owned());
-    enrich::make_views(run, target.client_mut(), &config.enrichment).await?;
-    let unfit = enrich::make_indexes(run, &target, &config.enrichment, &config.modes).await?;
+    let relocation = &source.relocation;
+    let gone: HashSet<TableName> = match swap {
+        Some(_) => plan
+            .gone
+            .iter()
+            .filter_map(|id| there.nodes.get(id))
+            .filter(|n| n.is_relation())
+            .map(catalog::Node::table_name)
+            .collect(),
+        None => HashSet::new(),
+    };
+    let views = enrich::make_views(run, target.client_mut(), &config.enrichment, relocation, &gone).await?;
+    let unfit = enrich::make_indexes(run, &target, &config.enrichment, &config.modes, relocation, &gone).await?;
+    if let Some(swap) = swap {
+        run.progress(|p| p.phase = "switching".to_owned());
+        let mut made = judge.made_keys();
+        made.extend(views);
+        made.extend(
+            functions.same.iter().chain(&functions.late).filter_map(|i| judge.node(&source.entries[*i])).map(catalog::Node::key),
+        );
+        let incoming = swap::Incoming {
+            schemas: relocation.schemas().map(|(real, stand_in)| (stand_in.to_owned(), real.to_owned())).collect(),
+            relocation: relocation.clone(),
+            functions: functions
+                .late
+                .iter()
+                .map(|i| &source.entries[*i])
+                .filter_map(|entry| Some((judge.node(entry)?.identity.clone(), entry.definition.clone())))
+                .collect(),
+            made,
+            snapshot: &snapshot,
+            index_names: source.index_names.union(&own_indexes).cloned().collect(),
+        };
+        let decide =
+            |there: &Graph, recorded: &HashSet<catalog::Key>| Ok(drops::decide(there, &source.known(recorded, &own_views))?);
+        broken.extend(swap::switch(run, target.client_mut(), incoming, swap.patience, decide).await?);
+        generation::drop_surplus(run, &target, swap.generations).await?;
+    }
     state::end(&target, total, None).await?;
     run.progress(|p| p.phase = "done".to_owned());
     Ok(Summary {
@@ -235,6 +311,33 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         left_out: judge.skipped().into_iter().chain(unfit).collect(),
         broken,
     })
+}
+
+/// Whether the copy can be built beside the live one; told when not.
+fn may_swap(run: &Run, there: &Graph, plan: &drops::DropPlan, source: &Source) -> bool {
+    let others = swap::not_ours(there, plan);
+    let names: Vec<String> = source.tables.iter().filter(|t| t.holds_names).map(|t| format!("`{}`", t.name)).collect();
+    let reason = if !others.is_empty() {
+        format!(
+            "the target's role does not own {}, which would have to move with the tables that are replaced; make it their owner, or a member of the owner",
+            others.join(", ")
+        )
+    } else if !names.is_empty() {
+        format!(
+            "table {} has a column of a type such as regclass, whose values are objects by name: they would be those of the old copy",
+            names.join(", ")
+        )
+    } else {
+        return true;
+    };
+    run.warn(format!("replacing in place, not beside the copy that serves: {reason}"));
+    false
+}
+
+/// Whether the last run worked in place.
+async fn in_place(target: &Connection) -> anyhow::Result<bool> {
+    let sql = "select not exists (select from bullwork.generation g, bullwork.replication_state s where g.serves and g.made_at >= s.started_at)";
+    Ok(target.query_one(sql, &[]).await.doing(|| "reading bullwork.generation".to_owned())?.get(0))
 }
 
 /// Starts the source's transaction and shares its snapshot.
@@ -303,7 +406,12 @@ fn plan_work(source: &Source, judge: &Judge<'_>) -> (Vec<Work>, HashSet<ObjectId
                 built.insert((PG_CLASS, index.oid));
                 built.extend(index.constraint.as_ref().map(|(oid, _)| (PG_CONSTRAINT, *oid)));
             }
-            Work { table: table.clone(), indexes, more: more.remove(&(PG_CLASS, table.oid)).unwrap_or_default() }
+            Work {
+                table: table.clone(),
+                place: source.relocation.at(&table.name),
+                indexes,
+                more: more.remove(&(PG_CLASS, table.oid)).unwrap_or_default(),
+            }
         })
         .collect();
     (work, built)

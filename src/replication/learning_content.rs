@@ -79,8 +79,13 @@ pub enum ContentError {
     #[error("the answer has the array `{0}` twice; nothing was changed")]
     Twice(String),
     /// An item without id. The words are the reference's, which people look for.
-    #[error("At least one item to insert in table {0} has no property at all")]
-    NoProperty(String),
+    #[error("At least one item to insert in table {table} has no property at all: {problem}")]
+    NoProperty {
+        /// The table.
+        table: String,
+        /// Which item, and what it has instead of an id.
+        problem: String,
+    },
     /// A value that the server does not take for its column, or an id that stands there twice.
     #[error("table `{table}`, item `{item}`: {reason}")]
     Refused {

@@ -2,14 +2,18 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::{self, Database};
 
 /// The database that is copied from.
-pub static SOURCE_DATABASE_URL: Setting =
-    Setting::new("SOURCE_DATABASE_URL", "Database to copy from: postgres://user:password@host:5432/name?sslmode=require.");
+pub static SOURCE_DATABASE_URL: Setting = Setting::new(
+    "SOURCE_DATABASE_URL",
+    "Database to copy from: postgres://user:password@host:5432/name?sslmode=require. Nothing is ever written to it.",
+);
 /// The database that is copied to.
 pub static TARGET_DATABASE_URL: Setting = Setting::new(
     "TARGET_DATABASE_URL",
@@ -26,6 +30,24 @@ pub static BACKUP_MODE: Setting = Setting::new(
 pub static RESTORE_FK_CONSTRAINTS: Setting =
     Setting::new("RESTORE_FK_CONSTRAINTS", "Whether the full copy makes the source's foreign keys on the target: true or false.")
         .default("true");
+/// Whether a copy is built beside the one that serves.
+pub static REPLICATION_SWAP: Setting = Setting::new(
+    "REPLICATION_SWAP",
+    "Whether the full copy is built beside the one that serves and switched in when it is whole: on or off. off needs room for one copy only, but readers see tables empty meanwhile.",
+)
+.default("on");
+/// Patience with readers.
+pub static REPLICATION_SWAP_TIMEOUT: Setting = Setting::new(
+    "REPLICATION_SWAP_TIMEOUT",
+    "Minutes to wait for readers whose transactions hold replaced tables, before the run fails and the copy before goes on serving; 1 to 1440.",
+)
+.default("60");
+/// History.
+pub static REPLICATION_GENERATIONS: Setting = Setting::new(
+    "REPLICATION_GENERATIONS",
+    "Earlier copies that are kept after the switch, for `bullwork replication rollback`; 0 to 9. The oldest one goes when the next run begins.",
+)
+.default("1");
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");
@@ -71,6 +93,32 @@ pub enum TableMode {
     None,
 }
 
+/// The members of a JSON object in their order, repeated ones too, where a map would keep the last in silence.
+#[derive(Debug, Default)]
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
 /// `BACKUP_MODE`: the tables it names, in its order. A key is compared with the names of the
 /// catalogue, never split, because a name may hold dots itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,9 +129,13 @@ pub struct TableModes {
 impl TableModes {
     /// Reads `BACKUP_MODE`.
     pub fn from_settings(reader: &Reader<'_>) -> Self {
-        let object: Map<String, Value> = reader.json(&BACKUP_MODE, "an object such as {\"answers\":\"incremental\"}");
-        let mut entries = Vec::new();
-        for (table, mode) in object {
+        let Members(members) = reader.json(&BACKUP_MODE, "an object such as {\"answers\":\"incremental\"}");
+        let mut entries: Vec<(String, TableMode)> = Vec::new();
+        for (table, mode) in members {
+            if entries.iter().any(|(known, _)| *known == table) {
+                reader.problem(BACKUP_MODE.name, format!("names table `{table}` twice; keep one of the two"));
+                continue;
+            }
             let mode = match mode.as_str() {
                 Some("incremental") => TableMode::Incremental,
                 Some("none") => TableMode::None,
@@ -155,6 +207,11 @@ pub fn source(reader: &Reader<'_>) -> Option<Database> {
     database(reader, &SOURCE_DATABASE_URL)
 }
 
+/// The source database for a step that does not need it: nothing when it is not set.
+pub fn source_if_set(reader: &Reader<'_>) -> Option<Database> {
+    reader.optional(&SOURCE_DATABASE_URL).and_then(|_| source(reader))
+}
+
 /// The target database. The reference system wrote it through two variables that nothing
 /// compared (contract §2); here they must agree.
 pub fn target(reader: &Reader<'_>) -> Option<Database> {
@@ -196,7 +253,12 @@ mod tests {
         let environment = Environment::of([("BACKUP_MODE", "nonsense")]);
         let reader = Reader::new(&environment);
         TableModes::from_settings(&reader);
-        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE should be a JSON value"));
+        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE: should be a JSON value"));
+
+        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremental","c":"full","b":"none"}"#)]);
+        let reader = Reader::new(&environment);
+        TableModes::from_settings(&reader);
+        assert!(reader.finish().unwrap_err().to_string().contains("BACKUP_MODE: names table `b` twice"));
     }
 
     #[test]

@@ -25,10 +25,10 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Reads `whsec_<base64>`, or takes any other text as it is.
+    /// Reads `whsec_<base64>`, the one form that every library of receivers takes for the same key.
     ///
     /// # Errors
-    /// When the text after `whsec_` is not base64, or there is no key at all.
+    /// When the text is of another form, or there is no key at all.
     pub fn parse(text: &str) -> Result<Self, String> {
         redact::remember(text);
         let key = match text.strip_prefix(PREFIX) {
@@ -36,7 +36,7 @@ impl SigningKey {
                 redact::remember(encoded);
                 STANDARD.decode(encoded).map_err(|_| "the text after `whsec_` is not base64".to_owned())?
             }
-            None => text.as_bytes().to_vec(),
+            None => return Err("the signing secret is not of the form whsec_…; write whsec_ and the key in base64 (`openssl rand -base64 24` makes one)".to_owned()),
         };
         if key.is_empty() { Err("the signing secret is empty".to_owned()) } else { Ok(SigningKey(key)) }
     }
@@ -73,6 +73,7 @@ mod tests {
     fn unusable_secrets_are_refused_and_good_ones_never_shown() {
         assert!(SigningKey::parse("whsec_???").unwrap_err().contains("base64"));
         assert!(SigningKey::parse("whsec_").is_err());
-        assert_eq!(format!("{:?}", SigningKey::parse("plain text is taken as it is").unwrap()), "***");
+        assert!(SigningKey::parse("mysecretvalue").unwrap_err().contains("write whsec_"));
+        assert_eq!(format!("{:?}", SigningKey::parse("whsec_plJ3nmyCDGBKInavdOK15jsl").unwrap()), "***");
     }
 }

@@ -101,7 +101,7 @@ enum Verdict {
 /// Runs `job`, whose lock `token` holds, and settles it.
 pub(crate) async fn execute(around: &Surroundings, job: Job, token: &str) -> Ended {
     let Surroundings { queue, kind, .. } = around;
-    let attempt = job.attempts_made + 1;
+    let attempt = job.attempts_made.saturating_add(1);
     tracing::info!("Starting job in {}: {}", queue.name(), job.id);
 
     let stop = Stop::new();
@@ -185,7 +185,10 @@ async fn work(around: &Surroundings, job: &Job, attempt: u32, run: &Run, stop: &
         Some(target) => match TargetLock::acquire(target, run).await {
             Ok(lock) => Some(lock),
             Err(TargetLockError::Stopped(_)) => return stopped(stop, None),
-            Err(error) => return Verdict::Fail { reason: scrub(&error.to_string()), detail: String::new(), retry: true },
+            Err(error) => {
+                let reason = scrub(&format!("{:#}", anyhow::Error::new(error)));
+                return Verdict::Fail { reason, detail: String::new(), retry: true };
+            }
         },
     };
     let guards = guard(stop, target_lock.as_ref(), around.kind.time_limit());

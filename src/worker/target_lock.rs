@@ -4,6 +4,9 @@
 //! crashed process never blocks the next one, and a stalled process that wakes up late still
 //! holds it, so the run that replaced it waits instead of writing beside it (ADR 0003).
 
+mod waiting;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -26,7 +29,7 @@ const HOLDER: &str = "select coalesce(a.application_name, ''), l.pid from pg_loc
 #[derive(Debug, thiserror::Error)]
 pub enum TargetLockError {
     /// The target cannot be reached or refused the statement.
-    #[error("locking the target: {0}")]
+    #[error("locking the target")]
     Postgres(#[from] PostgresError),
     /// The run was told to stop while it waited.
     #[error(transparent)]
@@ -35,7 +38,16 @@ pub enum TargetLockError {
 
 /// The held lock; given back when dropped.
 pub struct TargetLock {
-    session: Connection,
+    session: Arc<Connection>,
+    /// Looks for what the run waits for.
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for TargetLock {
+    fn drop(&mut self) {
+        // It shares the session, which holds the lock.
+        self.watch.abort();
+    }
 }
 
 impl TargetLock {
@@ -56,7 +68,9 @@ impl TargetLock {
                 .await?
                 .doing(|| "asking for the lock".to_owned())?;
             if row.get(0) {
-                return Ok(TargetLock { session });
+                let session = Arc::new(session);
+                let watch = tokio::spawn(waiting::tell(Arc::clone(&session), run.clone()));
+                return Ok(TargetLock { session, watch });
             }
             if !told {
                 told = true;

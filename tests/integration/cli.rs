@@ -58,7 +58,7 @@ fn all_mistakes_of_the_configuration_are_told_in_one_message() {
     ] {
         assert!(message.contains(&format!("  {name}: ")), "{name} is missing in: {message}");
     }
-    assert!(message.contains("BACKUP_MODE should be a JSON value"), "{message}");
+    assert!(message.contains("BACKUP_MODE: should be a JSON value"), "{message}");
     assert!(!message.contains("topsecret"), "{message}");
 }
 
@@ -92,6 +92,21 @@ fn an_unreachable_redis_is_told_at_the_start() {
     let message = errors(&output);
     assert!(message.contains("redis://:***@127.0.0.1:1") && message.contains("set REDIS_URL"), "{message}");
     assert!(!message.contains("topsecret"), "{message}");
+}
+
+#[test]
+fn a_server_that_is_no_redis_is_doubted() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", server.local_addr().unwrap());
+    // What hangs up on the first words, as PostgreSQL does.
+    std::thread::spawn(move || {
+        for client in server.incoming() {
+            let _ = std::io::Read::read(&mut client.unwrap(), &mut [0; 8]);
+        }
+    });
+    let output = bullwork(empty().path(), &[("REDIS_URL", &url)], &["restart:notification"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("is what listens there a Redis?"), "{}", errors(&output));
 }
 
 #[test]
@@ -144,6 +159,34 @@ fn the_sample_can_be_loaded_as_it_is() {
     assert!(text(&output).contains("10 5 * * *"));
 }
 
+/// Regression: the fields that are left out are filled from the left, so this meant every minute of an hour.
+#[test]
+fn a_schedule_of_four_fields_is_refused() {
+    let output = bullwork(empty().path(), &[("SCHEDULE", "10 5 * *")], &["scheduler"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("`10 5 * *`: it has 4 fields of the 5"), "{}", errors(&output));
+}
+
+#[test]
+fn no_verb_hangs_on_a_dot_env_that_is_no_file() {
+    let directory = empty();
+    std::fs::create_dir(directory.path().join(".env")).unwrap();
+    for verb in [vec!["restart:notification"], vec!["config", "show"], vec!["doctor"]] {
+        let output = bullwork(directory.path(), &[], &verb);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}");
+        let told = text(&output) + &errors(&output);
+        assert!(told.contains(".env: is not a regular file"), "{told}");
+    }
+}
+
+#[test]
+fn json_whose_quotes_the_file_took_away_is_told_so() {
+    let directory = empty();
+    std::fs::write(directory.path().join(".env"), "BACKUP_MODE={\"answers\":\"incremental\"}\n").unwrap();
+    let told = errors(&bullwork(directory.path(), &[], &["background"]));
+    assert!(told.contains("BACKUP_MODE: should be a JSON value") && told.contains("around the whole value"), "{told}");
+}
+
 #[test]
 fn a_bad_schedule_and_a_bad_time_zone_are_both_told() {
     let settings = [
@@ -194,6 +237,87 @@ async fn doctor_tells_what_is_wrong_and_what_to_do() {
         "{shown}"
     );
     assert!(!shown.contains("horse"), "{shown}");
+}
+
+/// Regression: each of these passed, and the run refused or failed.
+#[tokio::test]
+async fn doctor_finds_what_a_run_would_fail_for() {
+    let cluster = Cluster::start();
+    let source = cluster.create("production").await;
+    let target = cluster.create("warehouse").await;
+    source
+        .batch_execute(
+            "create role clerk login password 'clerk-word'; create table answers (id serial primary key); \
+             grant select on answers, answers_id_seq to clerk; create table \"AuditTrail\" (id serial primary key)",
+        )
+        .await
+        .unwrap();
+    target.batch_execute("grant create on database warehouse to clerk; grant all on schema public to clerk").await.unwrap();
+    let redis = RedisServer::start();
+    let directory = empty();
+    let as_clerk = |database: &str| {
+        let mut url = url::Url::parse(&cluster.url(database)).unwrap();
+        url.set_username("clerk").unwrap();
+        url.set_password(Some("clerk-word")).unwrap();
+        url.to_string()
+    };
+    let (from, to, store) = (as_clerk("production"), as_clerk("warehouse"), redis.url());
+    let doctor = |modes: &str| {
+        let settings = [
+            ("SOURCE_DATABASE_URL", from.as_str()),
+            ("TARGET_DATABASE_URL", to.as_str()),
+            ("REDIS_URL", store.as_str()),
+            ("BACKUP_MODE", modes),
+        ];
+        let output = bullwork(directory.path(), &settings, &["doctor"]);
+        (output.status.code(), text(&output) + &errors(&output))
+    };
+    let kept = r#"{"AuditTrail":"none"}"#;
+    assert_eq!(doctor(kept).0, Some(0), "a table that is not copied needs no rights: {}", doctor(kept).1);
+    let (code, told) = doctor("{}");
+    assert!(code == Some(1) && told.contains("cannot read AuditTrail"), "{told}");
+    let (code, told) = doctor(r#"{"AuditTrail":"none","nosuch":"incremental"}"#);
+    assert!(code == Some(1) && told.contains("neither source nor target has: nosuch"), "{told}");
+
+    target.batch_execute("create table answers (id int); create schema bullwork").await.unwrap();
+    let (code, told) = doctor(kept);
+    assert!(code == Some(1) && told.contains("clerk does not own what it replaces: public.answers"), "{told}");
+    assert!(told.contains("the schema bullwork, where the state"), "{told}");
+    target.batch_execute("revoke all on schema public from clerk, public").await.unwrap();
+    assert!(doctor(kept).1.contains("GRANT USAGE, CREATE ON SCHEMA public TO clerk"));
+}
+
+#[tokio::test]
+async fn doctor_has_a_line_for_every_check_when_nothing_answers() {
+    let dead = [
+        ("SOURCE_DATABASE_URL", "postgres://u@127.0.0.1:1/a"),
+        ("TARGET_DATABASE_URL", "postgres://u@127.0.0.1:1/b"),
+        ("REDIS_URL", "redis://127.0.0.1:1"),
+    ];
+    let output = bullwork(empty().path(), &dead, &["doctor"]);
+    let told = text(&output) + &errors(&output);
+    for check in ["Redis eviction", "source rights", "target rights", "target space", "two databases", "table modes", "pg_dump"] {
+        assert!(told.contains(check), "{check}: {told}");
+    }
+    assert!(told.contains("3 of 11 checks failed, 6 could not be made"), "{told}");
+}
+
+#[test]
+fn config_show_tells_bad_values_and_names_that_are_no_setting() {
+    let directory = empty();
+    std::fs::write(directory.path().join(".env"), "SCHEDULE=15 3 * * *\nBACKUP_MODES={}\n").unwrap();
+    let settings =
+        [("SOURCE_DATABASE_URL", "owner:hunter@h/d"), ("LOG_LEVEL", "loud"), ("REDIS_URL", "unix:///nope?pass=hunter")];
+    let output = bullwork(directory.path(), &settings, &["config", "show"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = errors(&output);
+    for wanted in ["line 1 (`SCHEDULE`)", "LOG_LEVEL: ", "`BACKUP_MODES` (.env) is no setting; is `BACKUP_MODE` meant?"] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    assert!(!told.contains("TARGET_DATABASE_URL"), "what is missing stands in the table: {told}");
+    assert!(text(&output).contains("owner:***@h/d") && !format!("{output:?}").contains("hunter"), "{output:?}");
+    let output = bullwork(directory.path(), &settings, &["restart:notification"]);
+    assert!(!errors(&output).contains("hunter"), "{}", errors(&output));
 }
 
 #[test]

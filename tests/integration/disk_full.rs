@@ -34,13 +34,14 @@ impl Drop for SmallDisk {
     }
 }
 
-fn replicate(cluster: &Cluster) -> Output {
+fn replicate(cluster: &Cluster, swap: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bullwork"))
         .args(["run", "full-replication"])
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("SOURCE_DATABASE_URL", cluster.url("production"))
         .env("TARGET_DATABASE_URL", cluster.url("warehouse"))
+        .env("REPLICATION_SWAP", swap)
         .current_dir(std::env::temp_dir())
         .output()
         .unwrap()
@@ -73,14 +74,20 @@ async fn a_full_target_disk_is_told_with_the_targets_state_and_the_next_run_repa
         .await
         .unwrap();
 
-    let output = replicate(&cluster);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("No space left on device") && message.contains("large"), "{message}");
-    assert!(message.contains("target incomplete") && message.contains("restart:full-replication"), "{message}");
+    let states = [
+        ("on", ["target untouched", "what was there before serves"]),
+        ("off", ["target incomplete", "the next full replication repairs it"]),
+    ];
+    for (swap, state) in states {
+        let output = replicate(&cluster, swap);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("No space left on device") && message.contains("large"), "{message}");
+        assert!(state.iter().all(|text| message.contains(text)), "{swap}: {message}");
+    }
 
     disk.resize(256);
-    let output = replicate(&cluster);
+    let output = replicate(&cluster, "on");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let target = cluster.client("warehouse").await;
     let rows: i64 = target.query_one("select count(*) from large", &[]).await.unwrap().get(0);

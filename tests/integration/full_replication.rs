@@ -5,12 +5,13 @@
 mod copies;
 mod failures;
 mod keeps;
+mod swap;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bullwork::postgres::Database;
-use bullwork::replication::full::{self, Config, Enrichment, Summary};
+use bullwork::replication::full::{self, Config, Enrichment, Summary, Swap};
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::worker::{Progress, Record, Run, RunSink};
 use tokio_postgres::Client;
@@ -43,8 +44,14 @@ impl World {
             jobs: 3,
             programs: None,
             enrichment: Enrichment::shipped(),
+            swap: Some(Swap { patience: Duration::from_secs(30), generations: 0 }),
         };
         World { cluster, source, target, config }
+    }
+
+    /// As on a target that has no room for two copies.
+    fn in_place(&mut self) {
+        self.config.swap = None;
     }
 
     fn keep<'a>(&mut self, tables: impl IntoIterator<Item = &'a str>) {

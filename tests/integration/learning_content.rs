@@ -358,10 +358,41 @@ async fn an_empty_or_false_body_succeeds_and_changes_nothing() {
     for body in ["", "false", "null"] {
         setup.answers(ResponseTemplate::new(200).set_body_string(body)).await;
         let (result, lines) = setup.run().await;
-        assert!(matches!(result.unwrap(), Outcome::Done(_)), "{body:?}");
+        let Outcome::Done(value) = result.unwrap() else { panic!("{body:?}") };
+        assert_eq!(value["emptyAnswer"], true, "an empty answer is told apart from no change");
+        let warned =
+            lines.records().into_iter().any(|r| r.level == tracing::Level::WARN && r.message.contains("answered with nothing"));
+        assert!(warned, "{body:?}: {:?}", lines.messages());
         assert_eq!(lines.messages().last().unwrap(), "learningContent.run - Ended");
         assert_eq!(setup.everything().await, yesterday);
     }
+}
+
+/// Regression: only the copies compared their databases; this step filled the source's own tables.
+#[tokio::test]
+async fn production_is_never_written_under_whatever_url_it_is_the_target() {
+    let setup = Setup::new().await;
+    setup.load_fixture().await;
+    let before = setup.everything().await;
+    setup.answers_with(&content()).await;
+    setup.db.batch_execute("delete from tutorials where id = (select min(id) from tutorials)").await.unwrap();
+    let changed = setup.everything().await;
+    assert_ne!(before, changed);
+    for source in [setup.cluster.url("target"), setup.cluster.url("target").replace("127.0.0.1", "localhost")] {
+        let (result, _) = setup.run_with(&[("SOURCE_DATABASE_URL", &source)], CancellationToken::new()).await;
+        let Outcome::Refuse(reason) = result.unwrap() else { panic!("trying again would not help") };
+        assert!(reason.contains("TARGET_DATABASE_URL and SOURCE_DATABASE_URL are one database"), "{reason}");
+        assert_eq!(setup.everything().await, changed);
+    }
+    // What cannot be compared is not written either; another source does no harm.
+    let nowhere = ("SOURCE_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    let (result, _) = setup.run_with(&[nowhere], CancellationToken::new()).await;
+    assert!(result.unwrap_err().contains("making sure that this does not write to SOURCE_DATABASE_URL"));
+    setup.cluster.create("production").await;
+    let (result, _) =
+        setup.run_with(&[("SOURCE_DATABASE_URL", &setup.cluster.url("production"))], CancellationToken::new()).await;
+    assert!(matches!(result.unwrap(), Outcome::Done(_)));
+    assert_eq!(setup.everything().await, before);
 }
 
 #[tokio::test]

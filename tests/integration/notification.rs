@@ -164,12 +164,13 @@ async fn with_a_secret_the_body_is_a_signed_report_with_one_identity_over_all_tr
     answers(&server, "/shared", 200).await;
     let uri = server.uri();
     let secret = format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode("a key of this receiver"));
+    let shared = format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode("another key"));
     let job = Job::new(&[
         (
             "NOTIFICATIONS",
             json!([{"url": format!("{uri}/signed"), "secret": secret}, {"url": format!("{uri}/shared")}]).to_string(),
         ),
-        ("NOTIFICATION_SECRET", "another key".to_owned()),
+        ("NOTIFICATION_SECRET", shared.clone()),
     ]);
     let (result, lines) = job.attempt().await;
     let error = result.unwrap_err();
@@ -177,7 +178,7 @@ async fn with_a_secret_the_body_is_a_signed_report_with_one_identity_over_all_tr
     job.attempt().await.0.unwrap();
     let requests = received(&server).await;
     assert_eq!(paths(&requests), ["/signed", "/shared", "/signed"]);
-    for (request, secret) in requests.iter().zip([secret.as_str(), "another key", secret.as_str()]) {
+    for (request, secret) in requests.iter().zip([&secret, &shared, &secret]) {
         let report: Value = serde_json::from_slice(&request.body).unwrap();
         assert_eq!(report["event"], "replication.completed");
         assert_eq!(report["app"], "my-app");

@@ -115,6 +115,29 @@ TABLE DATA total duration : 0h 1min 0s
     );
 }
 
+/// Regression: the first run's enrichment went on until the second began.
+#[test]
+fn a_finished_run_ends_with_its_last_line_whatever_follows_that_day() {
+    let night = |hour: u32| {
+        [
+            line(&format!("{hour:02}:00:00"), "Start import and enrichment"),
+            line(&format!("{hour:02}:00:00"), "Start create Backup"),
+            line(&format!("{hour:02}:10:00"), "Start restore"),
+            line(&format!("{hour:02}:20:00"), "Restore done"),
+        ]
+        .concat()
+    };
+    let done = line("05:21:00", "Import and enrichment done");
+    let noon = line("12:00:00", "Data Catalog enrichment starting");
+    let told = report(&(night(5) + &done + &noon), "2026-03-14");
+    assert!(told.contains("enrichissement: 0h 1min 0s"), "{told}");
+    let told = report(&(night(5) + &done + &noon + &night(15)), "2026-03-14");
+    assert!(told.contains("enrichissement: 0h 1min 0s") && told.contains("enrichissement: 0h 0min 0s"), "{told}");
+    // The first one was never done: it ends before the next, whose first line is not its own.
+    let told = report(&(night(5) + &line("05:30:00", "failed") + &night(15)), "2026-03-14");
+    assert!(told.contains("enrichissement: 0h 10min 0s") && told.contains("enrichissement: 0h 0min 0s"), "{told}");
+}
+
 #[test]
 fn bytes_that_are_no_text_and_broken_lines_are_passed_over() {
     let mut log = line("05:00:00", "Start create Backup").into_bytes();

@@ -3,10 +3,16 @@
 mod bench;
 mod events;
 mod hostile;
+mod hostile_jobs;
+mod hostile_keys;
+pub(crate) mod hostile_large;
 mod limits;
 mod many;
+mod model;
 mod operators;
 mod places;
+pub(crate) mod poison;
 mod schedules;
 mod transitions;
+mod traps;
 mod vectors;

@@ -95,6 +95,74 @@ async fn mistakes_are_told_and_end_a_script() {
         assert_eq!(output.status.code(), Some(1), "{script}: {shown}");
         assert!(shown.contains(wanted) && !shown.contains("topsecret1"), "{script}: {shown}");
     }
-    let output = repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[("REDIS_URL", &url)], "help\nconnect --help\n");
+    let output = repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[("REDIS_URL", &url)], "help\nconnect --help\ncompleted --help\n");
     assert!(output.status.success() && text(&output).contains("stats"), "{}", text(&output));
+    assert!(text(&output).contains("--password") && text(&output).contains("--start"), "{}", text(&output));
+    let long = repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[], &format!("{}\n", "x".repeat(1_000_000)));
+    assert!(text(&long).contains("a line of 1000000 bytes") && text(&long).len() < 1000, "{}", text(&long).len());
+    let address = repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[], "connect q -h 127.0.0.1 -p 1\n");
+    assert!(text(&address).contains("correct the address") && !text(&address).contains("REDIS_URL"), "{}", text(&address));
+}
+
+#[test]
+fn the_program_tells_what_it_is_and_refuses_what_it_does_not_know() {
+    let output = repl(env!("CARGO_BIN_EXE_bull-repl"), &["--help"], &[], "");
+    assert!(output.status.success() && text(&output).contains("REDIS_URL"), "{}", text(&output));
+    let output = repl(env!("CARGO_BIN_EXE_bull-repl"), &["--nosuch"], &[], "");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// Regression: a completed job ran again, and its successor was added a second time.
+#[tokio::test]
+async fn a_completed_job_is_retried_only_when_that_is_said() {
+    let redis = RedisServer::start();
+    filled(&redis).await;
+    let mut connection = redis.connection().await;
+    let mut done = redis::pipe();
+    done.cmd("LREM").arg("bull:Replication queue:wait").arg(0).arg("1").ignore();
+    done.cmd("ZADD").arg("bull:Replication queue:completed").arg(1).arg("1").ignore();
+    done.query_async::<()>(&mut connection).await.unwrap();
+    let url = redis.url();
+    let obey = |line: &str| {
+        let script = format!("connect \"Replication queue\"\n{line}\n");
+        repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[("REDIS_URL", &url)], &script)
+    };
+    let output = obey("retry 1");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("is completed, not failed") && text(&output).contains("--completed"), "{}", text(&output));
+    let output = obey("retry 1 --completed");
+    assert!(output.status.success() && text(&output).contains("job 1 waits again"), "{}", text(&output));
+}
+
+/// Regression: whatever a producer had written went to the terminal as it was.
+#[tokio::test]
+async fn nothing_that_a_job_holds_steers_the_terminal() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection().await;
+    let mut hostile = redis::pipe();
+    let evil = "x\u{1b}]0;pwn\u{7}\u{1b}[2J\u{202e}";
+    let fields = ["name", "data", "opts", "failedReason", "stacktrace", "returnvalue", "progress"];
+    for field in fields {
+        let value = match field {
+            "name" | "failedReason" => evil.to_owned(),
+            "opts" => json!({"a": evil}).to_string(),
+            "stacktrace" => json!([evil]).to_string(),
+            _ => json!(evil).to_string(),
+        };
+        hostile.cmd("HSET").arg("bull:Notification queue:77").arg(field).arg(value).ignore();
+    }
+    hostile.cmd("HSET").arg("bull:Notification queue:77").arg("timestamp").arg(1).ignore();
+    hostile.cmd("RPUSH").arg("bull:Notification queue:77:logs").arg(evil).ignore();
+    hostile.cmd("ZADD").arg("bull:Notification queue:failed").arg(1).arg("77").ignore();
+    hostile.cmd("RPUSH").arg("bull:Notification queue:wait").arg(evil).ignore();
+    hostile.cmd("HSET").arg(format!("bull:Notification queue:{evil}")).arg("name").arg("y").arg("data").arg("{}").ignore();
+    hostile.query_async::<()>(&mut connection).await.unwrap();
+    let url = redis.url();
+    for line in ["get 77", "logs 77", "failed", "waiting", &format!("get 'no {evil}'")] {
+        let script = format!("connect \"Notification queue\"\n{line}\n");
+        let output = repl(env!("CARGO_BIN_EXE_bull-repl"), &[], &[("REDIS_URL", &url)], &script);
+        let shown = text(&output);
+        assert!(shown.contains(r"\u{1b}"), "{line}: {shown}");
+        assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{line}: {shown:?}");
+    }
 }

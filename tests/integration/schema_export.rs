@@ -251,6 +251,22 @@ async fn the_warehouse_itself_is_refused_under_any_url() {
 }
 
 #[tokio::test]
+async fn production_is_never_the_catalogue() {
+    let setup = Setup::new().await;
+    let production = setup.cluster.url("catalogue").replace("127.0.0.1", "localhost");
+    let kind = setup.kind(&[("SOURCE_DATABASE_URL", &production)]);
+    let (result, _) = setup.run_with(&kind, CancellationToken::new()).await;
+    let Outcome::Refuse(reason) = result.unwrap() else { panic!("trying again would not help") };
+    assert!(reason.contains("DB_SCHEMA_EXPORTER_DATABASE_TARGET and SOURCE_DATABASE_URL are one database"), "{reason}");
+    let made: i64 = one(
+        &setup.catalogue,
+        "select count(*) from pg_class where relnamespace::regnamespace::text !~ '^(pg_|information_schema)'",
+    )
+    .await;
+    assert_eq!(made, 0);
+}
+
+#[tokio::test]
 async fn readers_of_the_catalogue_never_miss_a_table() {
     let setup = Setup::new().await;
     setup.exports().await;

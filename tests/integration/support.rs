@@ -4,6 +4,7 @@ pub mod lines;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
+pub mod redis_group;
 
 use std::net::TcpListener;
 use std::process::{Child, Command};

@@ -471,3 +471,25 @@ async fn runs_that_write_one_target_exclude_each_other_and_a_lost_target_fails_t
     .await;
     worker.stop().await;
 }
+
+/// Regression: a reader that had left its transaction open made a full copy stand still without a word.
+#[tokio::test]
+async fn a_run_tells_whose_session_it_waits_for_on_the_target() {
+    let cluster = Cluster::start();
+    let reader = cluster.create("warehouse").await;
+    reader.batch_execute("set application_name = 'a dashboard'; create table t ()").await.unwrap();
+    reader.batch_execute("begin; select from t").await.unwrap();
+    let target = bullwork::postgres::Database::parse(&cluster.url("warehouse")).unwrap();
+    let (run, lines) = crate::support::lines::Lines::of_run(CancellationToken::new());
+    let lock = bullwork::worker::target_lock::TargetLock::acquire(&target, &run).await.unwrap();
+    let ours = target.connect("full replication").await.unwrap();
+    let dropping = tokio::spawn(async move { ours.batch_execute("drop table t").await });
+    eventually("the wait is told", Duration::from_secs(20), async || lines.holds("waiting for a lock on the target")).await;
+    assert!(lines.holds("of owner, \"a dashboard\", idle in transaction, in a transaction for"), "{:?}", lines.messages());
+    reader.batch_execute("commit").await.unwrap();
+    dropping.await.unwrap().unwrap();
+    drop(lock);
+    // The lock is given back though the watch shared its session.
+    let again = bullwork::worker::target_lock::TargetLock::acquire(&target, &run);
+    assert!(tokio::time::timeout(Duration::from_secs(5), again).await.unwrap().is_ok());
+}

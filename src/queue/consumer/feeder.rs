@@ -77,7 +77,7 @@ struct Waiter {
 impl Waiter {
     /// Moves the next job from wait to active and tells its id; nothing when none came in time.
     async fn wait(&mut self, quiet: &tokio_util::sync::CancellationToken) -> Result<Option<String>, QueueError> {
-        let (mut connection, number) = match self.connection.take() {
+        let (connection, number) = match self.connection.take() {
             Some(open) => open,
             None => self.queue.named_connection().await?,
         };
@@ -104,7 +104,13 @@ impl Waiter {
                 // Only now: a connection that failed is not used again.
                 self.connection = Some((connection, number));
                 let Some(id) = id else { return Ok(None) };
-                let id = String::from_utf8_lossy(&id).into_owned();
+                let id = match String::from_utf8(id) {
+                    Ok(id) => id,
+                    Err(error) => {
+                        self.queue.set_aside(error.as_bytes()).await?;
+                        return Ok(None);
+                    }
+                };
                 if keys::check_id(&id).is_err() {
                     // What nobody can run must not stay in active.
                     let _: i64 = redis::Cmd::lrem(self.queue.keys().of("active"), -1, &id)
@@ -115,10 +121,7 @@ impl Waiter {
                 Ok(Some(id))
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => {
-                let _: Result<(), _> = redis::cmd("QUIT").query_async(&mut connection).await;
-                Err(RedisError::Command(format!("no answer within {} s", (BLOCK + GRACE).as_secs())).into())
-            }
+            Err(_) => Err(RedisError::Command(format!("no answer within {} s", (BLOCK + GRACE).as_secs())).into()),
         }
     }
 }

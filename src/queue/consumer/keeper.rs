@@ -13,6 +13,11 @@ use crate::queue::Renewed;
 /// Due jobs are looked for this often, besides when one is announced.
 const POLL: Duration = Duration::from_secs(5);
 
+/// Before another subscription when one was cut.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait for a subscription to stand.
+const LISTEN: Duration = Duration::from_secs(10);
+
 /// Renews the locks of all runs at half of their time, side by side.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let lock = shared.options.lock;
@@ -72,7 +77,11 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
-            alive = heard => if !alive { ear = None },
+            alive = heard => if !alive {
+                ear = None;
+                // It may be cut at once again and again.
+                tokio::time::sleep(AGAIN).await;
+            },
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -80,7 +89,7 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
 
 async fn listen(shared: &Shared) -> Option<PubSub> {
     let mut ear = shared.queue.redis().subscriber().await.ok()?;
-    ear.subscribe(shared.queue.keys().of("delayed")).await.ok()?;
+    tokio::time::timeout(LISTEN, ear.subscribe(shared.queue.keys().of("delayed"))).await.ok()?.ok()?;
     Some(ear)
 }
 

@@ -5,8 +5,8 @@
 -- before: no key of that id          after: each job is in wait, paused or delayed
 -- answers {0, what, id, what, id ...}, `what` as `insert` returns it
 local q = open_queue(1, ARGV[1], ARGV[2])
--- A plain job writes nothing before its line has told by itself that it is one; the others look first.
-local wrong
+-- A plain job writes nothing before counter and line have told by themselves that they are such; all others look first.
+local wrong = #ARGV > 13 and (is_wrong_counter(q) or is_wrong(line_of(q), 'list'))
 for first = 4, #ARGV, 10 do
   local delays, prioritised, debounced = ARGV[first + 5] ~= '0', ARGV[first + 6] ~= '0', ARGV[first + 8] ~= ''
   if delays or prioritised or debounced then

@@ -2,6 +2,7 @@
 --
 -- KEYS  1-11 the queue, 12 the run's job
 -- ARGV  1-3 header, 4 repeat key, 5 slot, 6 id of a run without its slot, 7 '1': only if the schedule still stands,
+--       '2': only change the pending run of that slot, while it is delayed,
 --       8-17 the run (see `insert`)
 -- before: schedule absent, or dead (its run is finished, lost or was removed), or its run was just taken
 -- after:  one member in repeat with the slot as score, one pending run with the id for that slot
@@ -10,12 +11,7 @@
 -- Bull asks only whether the run's hash exists, so a schedule whose run was removed or promoted is dead until its
 -- slot has passed (trap 6). Here a hash in no list, or of a finished run, gives way to a new one.
 local q = open_queue(1, ARGV[1], ARGV[2])
-local wrong = mistyped(q)
-local counter = not wrong and tonumber(redis.call('GET', q.counter) or '0')
--- `insert` would find out too late.
-if not wrong and not (counter and counter < 2 ^ 53) then
-  wrong = q.counter
-end
+local wrong = mistyped(q) or is_wrong_counter(q)
 if wrong then
   return {WRONG_TYPE, wrong}
 end
@@ -31,7 +27,13 @@ local function is_pending(id)
 end
 
 local current = redis.call('ZSCORE', q.repeats, ARGV[4])
-if ARGV[7] == '1' then
+if ARGV[7] == '2' then
+  if current ~= ARGV[5] or kind ~= 'hash' or not redis.call('ZSCORE', q.delayed, ARGV[8]) then
+    return {1, current or ARGV[5]}
+  end
+  redis.call('HSET', KEYS[12], 'data', ARGV[10], 'opts', ARGV[11], 'timestamp', ARGV[12], 'delay', ARGV[13], 'priority', ARGV[14])
+  return {2, ARGV[5]}
+elseif ARGV[7] == '1' then
   if not current then
     return {0}
   end

@@ -1,7 +1,7 @@
 -- Removes jobs of one state that are old enough, at most 1000 looked at in one call (wire format 6.16).
 --
 -- KEYS  1-11 the queue, 12 the list or set of the state
--- ARGV  1-3 header, 4 beginning of the orders to cancel, 5 removed when their time is before this, 6 how many from the
+-- ARGV  1-3 header, 4 beginning of the orders to cancel, 5 removed when their time is before this ('': all), 6 how many from the
 --       old end to pass over, 7 how many to remove at most, 8 '1': never a pending run of a schedule
 -- before: jobs in that state         after: no trace of those removed
 -- answers {0, passed over in all, '1' when the end was reached, removed id ...}
@@ -37,8 +37,13 @@ local function is_old(id)
   if not is_hash(job) then
     return true
   end
+  if ARGV[5] == '' then
+    return true
+  end
   local times = redis.call('HMGET', job, 'finishedOn', 'processedOn', 'timestamp')
-  return number_of(times[1] or times[2] or times[3], 0) < before
+  local time = number_of(times[1] or times[2] or times[3], 0)
+  -- What is no number, which is not even equal to itself, is as old as can be.
+  return time ~= time or time < before
 end
 
 local answer, passed, looked = {0, 0, '0'}, skip, 0

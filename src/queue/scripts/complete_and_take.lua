@@ -5,7 +5,7 @@
 --       the next run
 -- before: job active, locked by the token
 -- after:  job in completed (or gone, by its retention); the next one active, locked by the other token
--- answers as `take_next`
+-- answers as `take_next`; {0} as well when the next one cannot be taken for an error
 local q = open_line(1, ARGV[1], ARGV[2])
 local job, lock, id, now, count = KEYS[7], KEYS[8], ARGV[4], ARGV[3], tonumber(ARGV[8])
 local known = redis.pcall('HMGET', job, 'timestamp', 'deid')
@@ -17,16 +17,18 @@ if owner ~= ARGV[5] then
   return {owner and OTHER_LOCK or NO_LOCK}
 end
 -- An id less in stalled is harmless, should the next step be refused.
-if type(redis.pcall('SREM', q.stalled, id)) == 'table' then
-  return {WRONG_TYPE, q.stalled}
+local unmarked = redis.pcall('SREM', q.stalled, id)
+if type(unmarked) == 'table' then
+  return is_wrong(q.stalled, 'set') and {WRONG_TYPE, q.stalled} or unmarked
 end
 local left = redis.pcall('LREM', q.active, -1, id)
 if type(left) == 'table' then
-  return {WRONG_TYPE, q.active}
+  return is_wrong(q.active, 'list') and {WRONG_TYPE, q.active} or left
 end
-if left > 0 and count ~= 0 and type(redis.pcall('ZADD', q.completed, now, id)) == 'table' then
+local stored = left > 0 and count ~= 0 and redis.pcall('ZADD', q.completed, now, id)
+if type(stored) == 'table' then
   redis.call('LPUSH', q.active, id)
-  return {WRONG_TYPE, q.completed}
+  return is_wrong(q.completed, 'zset') and {WRONG_TYPE, q.completed} or stored
 end
 redis.call('DEL', lock, KEYS[9])
 if left == 0 then
@@ -43,4 +45,5 @@ else
 end
 redis.call('PUBLISH', q.prefix .. 'completed', ARGV[7])
 -- While the queue is paused, nothing is in wait.
-return take_next(q, ARGV[10], ARGV[11], now)
+local answer = take_next(q, ARGV[10], ARGV[11], now)
+return answer.err and {0} or answer

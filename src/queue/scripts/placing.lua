@@ -53,6 +53,14 @@ local function push(q, id, priority, lifo)
   end
 end
 
+-- The counter when it cannot be counted on: no number, or so great that it might overflow among many; else nil.
+local function is_wrong_counter(q)
+  local value = redis.pcall('GET', q.counter)
+  if type(value) == 'table' or value and value ~= '0' and not (#value <= 18 and string.match(value, '^%-?[1-9]%d*$')) then
+    return q.counter
+  end
+end
+
 -- Holds a debounce for `id`, for `ttl` ms or ('') until the job ends. The id of the job that holds it already, or nil.
 local function hold_debounce(q, name, ttl, id)
   local key = q.prefix .. 'de:' .. name
@@ -76,7 +84,11 @@ local function insert(q, first)
   local id, timestamp, delay, priority = ARGV[first], ARGV[first + 4], tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
   local counter = redis.pcall('INCR', q.counter)
   if type(counter) == 'table' then
-    return nil, q.counter
+    if is_wrong_counter(q) then
+      return nil, q.counter
+    end
+    -- Refused for another reason: told as Redis tells it.
+    counter = redis.call('INCR', q.counter)
   end
   if id == '' then
     id = string.format('%.0f', counter)
@@ -99,8 +111,12 @@ local function insert(q, first)
   end
   if delay <= 0 and priority <= 0 then
     local line = line_of(q)
-    if type(redis.pcall(ARGV[first + 7] == '1' and 'RPUSH' or 'LPUSH', line, id)) == 'table' then
-      return nil, line
+    local command = ARGV[first + 7] == '1' and 'RPUSH' or 'LPUSH'
+    if type(redis.pcall(command, line, id)) == 'table' then
+      if is_wrong(line, 'list') then
+        return nil, line
+      end
+      redis.call(command, line, id)
     end
   end
   redis.call('HSET', q.prefix .. id, 'name', ARGV[first + 1], 'data', ARGV[first + 2], 'opts', ARGV[first + 3],

@@ -15,7 +15,7 @@ end
 if redis.call('ZREM', q.delayed, ARGV[4]) == 0 then
   return {NOT_DELAYED}
 end
-push(q, ARGV[4], number_of(redis.call('HGET', KEYS[12], 'priority'), 0), false)
+push_as_added(q, ARGV[4])
 redis.call('HSET', KEYS[12], 'delay', 0)
 announce_waiting(q, ARGV[4])
 return {0}

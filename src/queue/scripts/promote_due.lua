@@ -5,7 +5,7 @@
 -- before: jobs in delayed with a score up to now     after: up to 1000 of them in wait or paused, delay 0
 -- answers {0} none left, {1, score} the lowest score left, {2} more are due now
 --
--- Ids without a job leave the set; Bull would create an empty job for each.
+-- Ids without a job leave the set; Bull would create an empty job for each, and ignores lifo here.
 local q = open_queue(1, ARGV[1], ARGV[2])
 local wrong = mistyped(q)
 if wrong then
@@ -18,7 +18,7 @@ for _, id in ipairs(due) do
   redis.call('ZREM', q.delayed, id)
   if is_hash(job) then
     redis.call('LREM', q.active, 0, id)
-    push(q, id, number_of(redis.call('HGET', job, 'priority'), 0), false)
+    push_as_added(q, id)
     redis.call('HSET', job, 'delay', 0)
     announce_waiting(q, id)
   end

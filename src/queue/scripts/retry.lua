@@ -4,6 +4,8 @@
 -- ARGV  1-3 header, 4 id
 -- before: job in failed or completed, not locked     after: job in wait or paused, retriedOn set, attemptsMade kept
 -- answers {0}
+--
+-- It goes where adding it would put it; Bull ignores its priority.
 local q = open_queue(1, ARGV[1], ARGV[2])
 local id = ARGV[4]
 local wrong = mistyped(q)
@@ -19,9 +21,8 @@ end
 if redis.call('ZREM', q.failed, id) + redis.call('ZREM', q.completed, id) == 0 then
   return {NOT_FINISHED}
 end
-local lifo = option(KEYS[12], 'lifo')
 redis.call('DEL', KEYS[14])
 redis.call('HSET', KEYS[12], 'retriedOn', ARGV[3])
-push_retried(q, id, lifo and lifo ~= 0 and lifo ~= '')
+push_retried(q, id)
 announce_waiting(q, id)
 return {0}

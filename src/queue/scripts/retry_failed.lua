@@ -1,5 +1,5 @@
 -- Runs failed jobs again, oldest first (wire format 6.10). As Bull, it publishes nothing: workers find the jobs at
--- their next look.
+-- their next look. Each goes where adding it would put it; Bull ignores priority and lifo.
 --
 -- KEYS  1-11 the queue
 -- ARGV  1-3 header, 4 how many at most
@@ -15,7 +15,7 @@ local moved = 0
 for _, id in ipairs(ids) do
   redis.call('ZREM', q.failed, id)
   if is_hash(q.prefix .. id) then
-    push_retried(q, id, false)
+    push_retried(q, id)
     moved = moved + 1
   end
 end

@@ -29,13 +29,13 @@ local function fields_of(job)
   end
 end
 
--- Takes the next job: as `begin_run`, or {0} nothing waits or can be taken, {3} look again. Ids without a job are dropped
+-- Takes the next job: as `begin_run`, or {0} nothing waits, {3} look again, or Redis's error. Ids without a job are dropped
 -- instead of running as empty jobs, at most 1000.
 local function take_next(q, token, lock, now)
   for _ = 1, 1000 do
     local id = redis.pcall('RPOPLPUSH', q.wait, q.active)
     if type(id) ~= 'string' then
-      return {0}
+      return id or {0}
     end
     local fields = fields_of(q.prefix .. id)
     if fields then

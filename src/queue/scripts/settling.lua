@@ -54,10 +54,20 @@ local function push_first(q, id, priority)
   redis.call('RPUSH', line_of(q), id)
 end
 
--- Puts a finished job back into the line; Bull ignores its priority here.
-local function push_retried(q, id, lifo)
-  redis.call('HDEL', q.prefix .. id, 'finishedOn', 'processedOn', 'failedReason')
-  redis.call(lifo and 'RPUSH' or 'LPUSH', line_of(q), id)
+-- Puts `id` before those of its own priority; one without a priority before all, as Bull does.
+local function push_before_its_equals(q, id, priority)
+  local line = line_of(q)
+  local pivot
+  if priority > 0 then
+    redis.call('ZADD', q.priority, priority, id)
+    local ahead = redis.call('ZCOUNT', q.priority, 0, string.format('(%.17g', priority))
+    pivot = ahead > 0 and redis.call('LINDEX', line, math.max(0, redis.call('LLEN', line) - ahead))
+  end
+  if pivot then
+    redis.call('LINSERT', line, 'BEFORE', pivot, id)
+  else
+    redis.call('RPUSH', line, id)
+  end
 end
 
 -- A member of a stored `opts`; nil when it is absent or null, or the options cannot be read.
@@ -69,18 +79,38 @@ local function option(job, member)
   end
 end
 
+-- Whether the job goes to the taking end. Nearly no job does, so its options are seldom decoded.
+local function is_lifo(job)
+  local opts = redis.call('HGET', job, 'opts')
+  local lifo = opts and string.find(opts, '"lifo"', 1, true) and option(job, 'lifo')
+  return lifo and lifo ~= 0 and lifo ~= ''
+end
+
+-- Puts a job that was delayed or finished into the line, where adding it would.
+local function push_as_added(q, id)
+  local job = q.prefix .. id
+  push(q, id, number_of(redis.call('HGET', job, 'priority'), 0), is_lifo(job))
+end
+
+local function push_retried(q, id)
+  redis.call('HDEL', q.prefix .. id, 'finishedOn', 'processedOn', 'failedReason')
+  push_as_added(q, id)
+end
+
 -- count, age of a retention option; anything unreadable keeps all.
 local function retention(job, member)
+  local function limit(value)
+    local n = number_of(value ~= cjson.null and value, -1)
+    -- Whole, since a fraction of a job is none; -1 also for what is no number.
+    return n >= 0 and math.floor(math.min(n, 2 ^ 40)) or -1
+  end
   local keep = option(job, member)
   if keep == true or keep == 'true' then
     return 0, -1
   elseif type(keep) == 'table' then
-    local function limit(value)
-      return number_of(value ~= cjson.null and value, -1)
-    end
     return limit(keep.count), limit(keep.age)
   end
-  return number_of(keep, -1), -1
+  return limit(keep), -1
 end
 
 -- Forgets that the rate limit put `id` off.

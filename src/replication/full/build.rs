@@ -18,11 +18,14 @@ use super::copy::{Copied, copy};
 use super::session::Sessions;
 use super::tables::{SourceIndex, SourceTable};
 use crate::postgres::{Connection, Doing};
+use crate::replication::settings::TableName;
 use crate::worker::Run;
 
 /// One table and what is built on it.
 pub(super) struct Work {
     pub(super) table: SourceTable,
+    /// Where it is on the target now.
+    pub(super) place: TableName,
     pub(super) indexes: Vec<SourceIndex>,
     /// Further definitions that belong before ANALYZE: extended statistics.
     pub(super) more: Vec<String>,
@@ -171,7 +174,7 @@ impl Pool<'_> {
     async fn copy(&self, index: usize, source: &mut Connection, target: &mut Client) -> anyhow::Result<()> {
         let table = &self.work[index].table;
         let start = Instant::now();
-        let Copied { rows, bytes } = copy(source, target, table, |rows, bytes| {
+        let Copied { rows, bytes } = copy(source, target, table, &self.work[index].place, |rows, bytes| {
             self.totals.rows.fetch_add(rows, Ordering::Relaxed);
             self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
             self.tell();
@@ -233,7 +236,7 @@ impl Pool<'_> {
         for sql in attach.chain(marks).chain(&work.more) {
             target.batch_execute(sql).await.doing(|| format!("finishing table `{name}`: {sql}"))?;
         }
-        target.batch_execute(&format!("analyze {}", name.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
+        target.batch_execute(&format!("analyze {}", work.place.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! type …) counts as the table. A foreign key is an object of its own here, because it ties two
 //! tables without either needing the other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::Client;
 
@@ -24,6 +24,12 @@ pub(super) const PG_CONSTRAINT: u32 = 2606;
 
 /// Our own schema on a target; never replicated, never dropped.
 pub(super) const OWN_SCHEMA: &str = "bullwork";
+
+/// Whether a schema holds a generation that is being built, or one that served before ([`super::generation`]).
+pub(super) fn is_stand_in(schema: &str) -> bool {
+    let old = schema.strip_prefix("bullwork_old").and_then(|rest| rest.split_once('_'));
+    schema.starts_with("bullwork_new_") || old.is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
 
 /// An object that stands for itself.
 #[derive(Clone, Debug, Default)]
@@ -228,6 +234,13 @@ impl Graph {
                 *schema = unquote(schema);
             }
         }
+        // Other generations are nobody's business here, nor are keys between their tables.
+        graph.nodes.retain(|_, node| {
+            let stand_in = node.schema.as_deref().is_some_and(is_stand_in);
+            !(stand_in || node.kind == "schema" && is_stand_in(&unquote(&node.identity)))
+        });
+        let tables: HashSet<u32> = graph.nodes.keys().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
+        graph.nodes.retain(|_, node| !node.is_foreign_key() || tables.contains(&node.table));
         for row in client.query(PARTS, &[]).await.doing(doing)? {
             graph.part_of.insert((row.get(0), row.get(1)), (row.get(2), row.get(3)));
         }
@@ -253,8 +266,7 @@ impl Graph {
 
     /// Kind and identity of every object.
     pub(super) async fn read_keys(client: &Client) -> Result<HashSet<Key>, PostgresError> {
-        let rows = client.query(NODES, &[]).await.doing(|| "reading the catalogue".to_owned())?;
-        Ok(rows.into_iter().map(|row| (row.get(2), row.get(5))).collect())
+        Ok(Graph::read(client).await?.nodes.values().map(Node::key).collect())
     }
 
     /// The object that `id` is or belongs to.
@@ -283,6 +295,25 @@ impl Graph {
             }
         }
         found
+    }
+
+    /// `ids`, each after those of them that it needs.
+    pub(super) fn by_need(&self, ids: Vec<ObjectId>) -> Vec<ObjectId> {
+        fn visit(graph: &Graph, id: ObjectId, waiting: &mut BTreeSet<ObjectId>, done: &mut Vec<ObjectId>) {
+            if !waiting.remove(&id) {
+                return;
+            }
+            for (needed, _) in graph.needs.get(&id).into_iter().flatten() {
+                visit(graph, *needed, waiting, done);
+            }
+            done.push(id);
+        }
+        let mut waiting: BTreeSet<ObjectId> = ids.into_iter().collect();
+        let mut done = Vec::new();
+        while let Some(id) = waiting.first().copied() {
+            visit(self, id, &mut waiting, &mut done);
+        }
+        done
     }
 
     /// Tables of all kinds, by name.

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::tables::SourceTable;
 use crate::postgres::{Connection, Doing, explain, quote_identifier};
+use crate::replication::settings::TableName;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,11 +19,12 @@ pub(super) struct Copied {
     pub(super) bytes: u64,
 }
 
-/// Copies a table; `told` hears the rows and bytes of each piece.
+/// Copies a table to `place`; `told` hears the rows and bytes of each piece.
 pub(super) async fn copy(
     source: &mut Connection,
     target: &mut Client,
     table: &SourceTable,
+    place: &TableName,
     told: impl Fn(u64, u64),
 ) -> anyhow::Result<Copied> {
     let name = &table.name;
@@ -32,9 +34,9 @@ pub(super) async fn copy(
         format!(" ({})", table.columns.iter().map(|c| quote_identifier(c)).collect::<Vec<_>>().join(", "))
     };
     let form = if table.binary { "binary" } else { "text" };
-    let quoted = name.quoted();
+    let quoted = place.quoted();
 
-    let out = source.copy_out_in_pieces(&format!("copy {quoted}{columns} to stdout (format {form})")).await;
+    let out = source.copy_out_in_pieces(&format!("copy {}{columns} to stdout (format {form})", name.quoted())).await;
     let mut out = out.doing(|| format!("reading table `{name}` from the source"))?;
     let tx = target.transaction().await.doing(|| format!("writing table `{name}`"))?;
     // ONLY: the heirs of a table are tables of their own here.

@@ -17,6 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::catalog::{Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_PROC, PG_TYPE};
 use crate::replication::settings::TableName;
+use crate::worker::Run;
 
 /// What the decision rests on besides the target's own catalogue.
 pub(super) struct Known<'a> {
@@ -57,6 +58,16 @@ pub(super) struct DropPlan {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub(super) struct Conflict(pub(super) String);
+
+/// Logs what goes for good, and what is nobody's business but its owner's.
+pub(super) fn tell(run: &Run, plan: &DropPlan) {
+    if !plan.outdated.is_empty() {
+        run.info(format!("gone from the source, so dropped: {}", plan.outdated.join(", ")));
+    }
+    if !plan.left_alone.is_empty() {
+        run.info(format!("left alone, for the source does not have them: {}", plan.left_alone.join(", ")));
+    }
+}
 
 pub(super) fn decide(target: &Graph, known: &Known<'_>) -> Result<DropPlan, Conflict> {
     let mut decision = Decision { target, known, plan: DropPlan::default(), rigid: HashSet::new() };

@@ -10,6 +10,8 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use super::build::millis;
+use super::catalog::Key;
+use super::relocate::Relocation;
 use super::state;
 use crate::config::{Reader, Setting};
 use crate::postgres::{Doing, explain, quote_identifier};
@@ -99,19 +101,33 @@ async fn exists(target: &Client, name: &TableName) -> anyhow::Result<bool> {
     Ok(row.doing(|| format!("looking for `{name}` on the target"))?.get(0))
 }
 
-/// Makes the views.
-pub(super) async fn make_views(run: &Run, target: &mut Client, enrichment: &Enrichment) -> anyhow::Result<()> {
+/// Makes the views; on what is staged, beside the live copy. `gone` is what that loses with the switch. Returns what was made.
+pub(super) async fn make_views(
+    run: &Run,
+    target: &mut Client,
+    enrichment: &Enrichment,
+    relocation: &Relocation,
+    gone: &HashSet<TableName>,
+) -> anyhow::Result<Vec<Key>> {
+    let mut made = Vec::new();
     run.info("Start create view");
     for view in &enrichment.views {
         let (name, of) = (name_of(&view.name), name_of(&view.of));
         const TAKEN: &str = "select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-                             where c.relname = $1 and c.relkind in ('r','p','v','m','f') limit 1";
-        let taken = target.query_opt(TAKEN, &[&name.name]).await.doing(|| format!("looking for `{name}` on the target"))?;
-        if let Some(row) = taken {
-            run.info(format!("no view `{name}`: schema `{}` has something of that name", row.get::<_, &str>(0)));
+                             where c.relname = $1 and c.relkind in ('r','p','v','m','f')";
+        let rows = target.query(TAKEN, &[&name.name]).await.doing(|| format!("looking for `{name}` on the target"))?;
+        let taken = rows.iter().map(|row| TableName { schema: row.get(0), name: name.name.clone() }).find(|taken| {
+            let staged = relocation.schemas().any(|(_, stand_in)| stand_in == taken.schema);
+            staged || !super::catalog::is_stand_in(&taken.schema) && !gone.contains(taken)
+        });
+        if let Some(taken) = taken {
+            let real = relocation.schemas().find(|(_, stand_in)| *stand_in == taken.schema).map(|(real, _)| real);
+            run.info(format!("no view `{name}`: schema `{}` has something of that name", real.unwrap_or(&taken.schema)));
             continue;
         }
-        if !exists(target, &of).await? {
+        let place = relocation.beside(&name);
+        let of_place = relocation.at(&of);
+        if !exists(target, &of_place).await? || relocation.is_staged() && of_place == of && gone.contains(&of) {
             run.info(format!("no view `{name}`: table `{of}` does not exist"));
             continue;
         }
@@ -119,20 +135,23 @@ pub(super) async fn make_views(run: &Run, target: &mut Client, enrichment: &Enri
         run.info(format!("CREATE VIEW {quoted} IF TABLE NOT EXISTS - Started"));
         let doing = || format!("making view `{name}`");
         let tx = target.transaction().await.doing(doing)?;
-        tx.batch_execute(&format!("create view {} as select * from {}", name.quoted(), of.quoted())).await.doing(doing)?;
-        let key = tx
-            .query_one(
-                "select i.type, i.identity from pg_identify_object('pg_class'::regclass, to_regclass($1), 0) i",
-                &[&name.quoted()],
-            )
-            .await
-            .doing(doing)?;
-        state::record_also(tx.client(), &(key.get(0), key.get(1))).await?;
+        if relocation.is_staged() {
+            let sql = format!("create schema if not exists {}", quote_identifier(&place.schema));
+            tx.batch_execute(&sql).await.doing(doing)?;
+        }
+        tx.batch_execute(&format!("create view {} as select * from {}", place.quoted(), of_place.quoted())).await.doing(doing)?;
+        let identity =
+            tx.query_one("select format('%I.%I', $1::text, $2::text)", &[&name.schema, &name.name]).await.doing(doing)?;
+        let key: Key = ("view".to_owned(), identity.get(0));
+        if !relocation.is_staged() {
+            state::record_also(tx.client(), &key).await?;
+        }
         tx.commit().await.doing(doing)?;
+        made.push(key);
         run.info(format!("CREATE VIEW {quoted} IF TABLE NOT EXISTS - Ended"));
     }
     run.info("End create view");
-    Ok(())
+    Ok(made)
 }
 
 /// Makes the indexes, one after the other. Returns those that fit no table.
@@ -141,16 +160,19 @@ pub(super) async fn make_indexes(
     target: &Client,
     enrichment: &Enrichment,
     modes: &TableModes,
+    relocation: &Relocation,
+    gone: &HashSet<TableName>,
 ) -> anyhow::Result<Vec<String>> {
     run.info("Enrich imported data");
     run.info("enrichment.add - Started");
     let mut left_out = Vec::new();
     for index in &enrichment.indexes {
         let table = name_of(&index.table);
-        let name = TableName { schema: table.schema.clone(), name: index.name.clone() };
+        let place = relocation.at(&table);
+        let name = TableName { schema: place.schema.clone(), name: index.name.clone() };
         let reason = if modes.mode_of(&table) != TableMode::Full {
             Some(format!("table `{table}` is kept"))
-        } else if !exists(target, &table).await? {
+        } else if !exists(target, &place).await? || relocation.is_staged() && place == table && gone.contains(&table) {
             Some(format!("table `{table}` does not exist"))
         } else if exists(target, &name).await? {
             Some("something of that name exists already".to_owned())
@@ -164,7 +186,7 @@ pub(super) async fn make_indexes(
         }
         run.info(format!("CREATE INDEX {quoted} - Started"));
         let start = Instant::now();
-        let sql = format!("create index {quoted} on {} ({})", table.quoted(), index.on);
+        let sql = format!("create index {quoted} on {} ({})", place.quoted(), relocation.sql(&index.on));
         match target.batch_execute(&sql).await {
             Ok(()) => {}
             // Class 42: the expression does not fit this table. All rows are there; to fail the

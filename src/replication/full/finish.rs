@@ -9,31 +9,35 @@ use tokio_postgres::Client;
 
 use super::archive::{Entry, Section};
 use super::build::{self, Validation, millis};
-use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
+use super::catalog::{Node, ObjectId, PG_CLASS, PG_CONSTRAINT};
 use super::saved;
 use super::session::Sessions;
 use super::source::Source;
 use super::target::{Fate, Judge};
-use crate::postgres::{Doing, PostgresError, explain, quote_literal};
+use crate::postgres::{Doing, PostgresError, explain, quote_identifier, quote_literal};
+use crate::replication::settings::TableName;
 use crate::worker::Run;
 
-/// A sequence's name and position.
+/// Where a sequence is on the target, and its position.
 type Position = (String, i64, bool);
 
 /// Reads the positions of all sequences that were made. Sequences know no snapshots: a position
 /// may be later than the rows, which does no harm.
 pub(super) async fn read_positions(source: &Client, everything: &Source, judge: &Judge<'_>) -> anyhow::Result<Vec<Position>> {
-    let names: Vec<String> = everything
+    let names: Vec<TableName> = everything
         .graph
         .nodes
         .values()
         .filter(|n| n.is_relation() && n.sort == 'S' && !n.extension && judge.is_made(n.id))
-        .map(|n| n.table_name().quoted())
+        .map(Node::table_name)
         .collect();
     let mut positions = Vec::new();
     for some in names.chunks(100) {
-        let parts: Vec<String> =
-            some.iter().map(|name| format!("select {}, last_value, is_called from {name}", quote_literal(name))).collect();
+        let part = |name: &TableName| {
+            let place = everything.relocation.at(name).quoted();
+            format!("select {}, last_value, is_called from {}", quote_literal(&place), name.quoted())
+        };
+        let parts: Vec<String> = some.iter().map(part).collect();
         let rows = source
             .query(&parts.join(" union all "), &[])
             .await
@@ -116,9 +120,15 @@ pub(super) async fn finish(
     make_comments(run, target, source, judge, early, &broken).await?;
     for node in source.graph.nodes.values().filter(|n| n.is_relation() && n.sort == 'p' && judge.is_made(n.id)) {
         let name = node.table_name();
-        target.batch_execute(&format!("analyze {}", name.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
+        target
+            .batch_execute(&format!("analyze {}", source.relocation.at(&name).quoted()))
+            .await
+            .doing(|| format!("analysing table `{name}`"))?;
     }
-    broken.extend(saved::make_again(run, target).await?);
+    // Beside the live copy, they are made with the switch.
+    if !source.relocation.is_staged() {
+        broken.extend(saved::make_again(run, target).await?);
+    }
     Ok(broken)
 }
 
@@ -186,6 +196,26 @@ async fn make_comments(
     Ok(())
 }
 
+/// Sets the role's own search path, with what stands for each of its schemas in front of it.
+async fn search_path_of_role(target: &Client, source: &Source) -> anyhow::Result<()> {
+    let doing = || "resetting the search path".to_owned();
+    target.batch_execute("reset search_path").await.doing(doing)?;
+    let stand_ins: std::collections::HashMap<&str, &str> = source.relocation.schemas().collect();
+    if stand_ins.is_empty() {
+        return Ok(());
+    }
+    let row = target.query_one("select current_schemas(false)::text[]", &[]).await.doing(doing)?;
+    let path: Vec<String> = row
+        .get::<_, Vec<String>>(0)
+        .iter()
+        .flat_map(|schema| {
+            stand_ins.get(schema.as_str()).copied().into_iter().chain([schema.as_str()]).map(quote_identifier).collect::<Vec<_>>()
+        })
+        .collect();
+    target.execute("select set_config('search_path', $1, false)", &[&path.join(", ")]).await.doing(doing)?;
+    Ok(())
+}
+
 /// Fills the materialized views in an order that they can be filled in. The role's own search
 /// path is used, because their queries were written for it.
 async fn refresh(run: &Run, target: &Client, source: &Source, judge: &mut Judge<'_>) -> anyhow::Result<()> {
@@ -196,8 +226,8 @@ async fn refresh(run: &Run, target: &Client, source: &Source, judge: &mut Judge<
         }
         let name = node.table_name();
         run.progress(|p| p.phase = format!("materialized view {name}"));
-        let sql = format!("refresh materialized view {0}; analyze {0}", name.quoted());
-        target.batch_execute("reset search_path").await.doing(|| "resetting the search path".to_owned())?;
+        let sql = format!("refresh materialized view {0}; analyze {0}", source.relocation.at(&name).quoted());
+        search_path_of_role(target, source).await?;
         let result = target.batch_execute(&sql).await;
         target
             .batch_execute("select pg_catalog.set_config('search_path', '', false)")

@@ -79,8 +79,13 @@ pub(super) async fn privileges(target: &Client, oids: &[u32]) -> Result<Vec<Stri
     Ok(rows.into_iter().map(|row| row.get(0)).collect())
 }
 
-/// Stores a view or function. The first statement makes it; the others are tried one by one.
+/// Stores a view or function.
 pub(super) async fn store(target: &Client, node: &Node) -> Result<(), PostgresError> {
+    write(target, &node.kind, &node.identity, &definition(target, node).await?).await
+}
+
+/// What makes a view or function again: the first statement makes it, the others are tried one by one.
+pub(super) async fn definition(target: &Client, node: &Node) -> Result<Vec<String>, PostgresError> {
     let doing = || format!("storing the definition of {}", node.told());
     let oid = node.id.1;
     let mut statements: Vec<String> = Vec::new();
@@ -100,7 +105,7 @@ pub(super) async fn store(target: &Client, node: &Node) -> Result<(), PostgresEr
          c.relname, pg_get_userbyid(c.relowner)) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1"
     };
     statements.push(target.query_one(owner_of, &[&oid]).await.doing(doing)?.get(0));
-    write(target, &node.kind, &node.identity, &statements).await
+    Ok(statements)
 }
 
 /// Stores a foreign key of a kept table: made without looking at the rows, then validated.
@@ -116,10 +121,15 @@ pub(super) async fn store_foreign_key(target: &Client, node: &Node) -> Result<()
 
 /// Stores an index that somebody added to a replaced table.
 pub(super) async fn store_index(target: &Client, index: &PlainIndex) -> Result<(), PostgresError> {
+    write(target, "index", &index.identity, &[index_definition(target, index).await?]).await
+}
+
+/// What makes an index again.
+pub(super) async fn index_definition(target: &Client, index: &PlainIndex) -> Result<String, PostgresError> {
     let sql = "select pg_get_indexdef($1)";
     let row =
         target.query_one(sql, &[&index.oid]).await.doing(|| format!("storing the definition of index {}", index.identity))?;
-    write(target, "index", &index.identity, &[row.get(0)]).await
+    Ok(row.get(0))
 }
 
 /// What the server calls a foreign key.

@@ -10,6 +10,7 @@ use super::Refused;
 use super::archive::Entry;
 use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::dump;
+use super::relocate::Relocation;
 use super::tables::{self, SourceIndex, SourceKey, SourceTable};
 use crate::postgres::client_programs::PgDump;
 use crate::postgres::same::same_database;
@@ -39,6 +40,8 @@ pub(super) struct Source {
     pub(super) kept_oids: HashSet<u32>,
     /// Materialized views that are empty on the source too.
     pub(super) unpopulated: HashSet<u32>,
+    /// Where the target's objects stand while they are made.
+    pub(super) relocation: Relocation,
 }
 
 /// What the two servers are.
@@ -138,6 +141,7 @@ impl Source {
             kept,
             kept_oids,
             unpopulated: tables::unpopulated(session).await?,
+            relocation: Relocation::default(),
             graph,
         })
     }

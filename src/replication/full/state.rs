@@ -4,6 +4,7 @@
 //! replication_state   one row: what the last run did, and how far the target is
 //! replicated          kind and identity of everything the last run made
 //! saved_object        definitions that were taken away and are still to be made again
+//! generation…         which copies there are, and what belongs to each
 //! ```
 //!
 //! `replicated` and `saved_object` change in the transaction that drops and makes the definitions,
@@ -27,11 +28,25 @@ create table if not exists bullwork.replicated (kind text not null, identity tex
 create table if not exists bullwork.saved_object (
   id bigint generated always as identity primary key, kind text not null, identity text not null, statements text[] not null,
   saved_at timestamptz not null default now(), problem text, unique (kind, identity)
+);
+create table if not exists bullwork.generation (
+  id bigint generated always as identity primary key, made_at timestamptz not null default now(), source_snapshot text,
+  serves boolean not null, replaced_at timestamptz
+);
+create table if not exists bullwork.generation_schema (
+  generation bigint not null references bullwork.generation on delete cascade, real text not null, stand_in text not null,
+  primary key (generation, real)
+);
+create table if not exists bullwork.generation_object (
+  generation bigint not null references bullwork.generation on delete cascade, classid oid not null, objid oid not null,
+  primary key (generation, classid, objid)
 );";
 
 /// How far the target is, once it is changed; before that it is `preparing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// A new generation is being built beside the one that serves.
+    Staging,
     /// Definitions are made anew, rows are missing.
     Loading,
     /// All rows are there; keys, views or enrichment are missing.
@@ -41,6 +56,7 @@ pub(super) enum Phase {
 impl Phase {
     fn text(self) -> &'static str {
         match self {
+            Phase::Staging => "staging",
             Phase::Loading => "loading",
             Phase::Finishing => "finishing",
         }
@@ -58,8 +74,12 @@ pub(super) struct Before {
 /// Whether the target knows us already.
 pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
     let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
-               and to_regclass('bullwork.replication_state') is not null";
-    Ok(target.query_one(sql, &[]).await.doing(|| "looking for the schema `bullwork`".to_owned())?.get(0))
+               and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null";
+    Ok(target
+        .query_one(sql, &[])
+        .await
+        .doing(|| "looking for the schema `bullwork`, which the target's user must own".to_owned())?
+        .get(0))
 }
 
 /// Makes the tables that are missing.

@@ -21,6 +21,8 @@ pub(super) struct SourceTable {
     pub(super) binary: bool,
     /// We may read it, and row-level security hides nothing from us.
     pub(super) readable: bool,
+    /// A column's values are objects by their names.
+    pub(super) holds_names: bool,
 }
 
 fn tables_sql() -> String {
@@ -35,7 +37,9 @@ types(type, portable) as materialized (
 )
 select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_privilege(c.oid, 'select') and not row_security_active(c.oid),
        coalesce(array_agg(a.name order by a.num) filter (where a.num is not null), '{{}}'),
-       coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true)
+       coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true),
+       coalesce(bool_or(a.type in ('regclass'::regtype, 'regtype'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
+                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join columns a on a.relid = c.oid left join types t on t.type = a.type
  where c.relkind = 'r' and c.relpersistence <> 't' and c.oid >= 16384
@@ -58,6 +62,7 @@ pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, Postgres
             readable: row.get(4),
             columns: row.get(5),
             binary: row.get(6),
+            holds_names: row.get(7),
         })
         .collect())
 }

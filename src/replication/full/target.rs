@@ -71,7 +71,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn node(&self, entry: &Entry) -> Option<&'a Node> {
+    pub(super) fn node(&self, entry: &Entry) -> Option<&'a Node> {
         self.source.graph.nodes.get(&self.source.graph.top(entry.object))
     }
 
@@ -185,6 +185,16 @@ impl<'a> Judge<'a> {
             .collect()
     }
 
+    /// What is ours on the target: everything that was made, and the source's indexes.
+    pub(super) fn made_keys(&self) -> HashSet<Key> {
+        let objects = self.source.entries.iter().enumerate().filter_map(|(i, entry)| {
+            let stands_for_itself = self.fates[i] == Some(Fate::Made) && self.source.graph.top(entry.object) == entry.object;
+            self.node(entry).filter(|n| stands_for_itself && !n.is_foreign_key()).map(Node::key)
+        });
+        let indexes = self.source.index_identities.iter().map(|identity| ("index".to_owned(), identity.clone()));
+        objects.chain(indexes).collect()
+    }
+
     /// Whether the object was made, or is to be made after the rows.
     pub(super) fn is_made(&self, object: ObjectId) -> bool {
         self.maker.get(&object).is_some_and(|i| self.fates[*i] == Some(Fate::Made))
@@ -267,12 +277,7 @@ pub(super) async fn rebuild<'s>(
     let before = Graph::read(tx.client()).await?;
     let recorded = state::recorded(tx.client()).await?;
     let plan = drops::decide(&before, &source.known(&recorded, own_views))?;
-    if !plan.outdated.is_empty() {
-        run.info(format!("gone from the source, so dropped: {}", plan.outdated.join(", ")));
-    }
-    if !plan.left_alone.is_empty() {
-        run.info(format!("left alone, for the source does not have them: {}", plan.left_alone.join(", ")));
-    }
+    drops::tell(run, &plan);
     for id in &plan.saved {
         let node = &before.nodes[id];
         run.info(format!("{} is somebody's own: stored, and made again at the end", node.told()));
@@ -304,44 +309,49 @@ pub(super) async fn rebuild<'s>(
     let present: HashSet<Key> = after.nodes.values().map(Node::key).collect();
     for i in 0..source.entries.len() {
         let fate = judge.judge(i, &present);
-        let entry = &source.entries[i];
-        match &fate {
-            Fate::Skipped(reason) if entry.desc == "TABLE" => {
-                anyhow::bail!("table `{}` cannot be made on the target: {reason}", told(entry))
-            }
-            Fate::Skipped(reason) => {
-                judge.skip(run, i, reason);
-                continue;
-            }
-            Fate::Made if is_before_rows(&judge, i) => {
-                let replaces = entry.object.0 == PG_PROC && judge.node(entry).is_some_and(|n| present.contains(&n.key()));
-                if let Err(reason) = make(&mut tx, entry, replaces, judge.is_loose(entry), judge.node(entry)).await? {
-                    judge.skip(run, i, &reason);
-                    continue;
-                }
-            }
-            _ => {}
-        }
-        judge.fates[i] = Some(fate);
+        make_one(run, &mut tx, &mut judge, i, fate, &present).await?;
     }
     drop_stale_functions(run, &mut tx, &after, &plan).await?;
     grant(&mut tx, privileges).await?;
 
     let mut made: HashSet<Key> = recorded.into_iter().filter(|key| present.contains(key)).collect();
-    for (i, entry) in source.entries.iter().enumerate() {
-        if judge.fates[i] == Some(Fate::Made)
-            && source.graph.top(entry.object) == entry.object
-            && let Some(node) = judge.node(entry).filter(|n| !n.is_foreign_key())
-        {
-            made.insert(node.key());
-        }
-    }
-    made.extend(source.index_identities.iter().map(|identity| ("index".to_owned(), identity.clone())));
+    made.extend(judge.made_keys());
     made.insert(("index".to_owned(), String::new()));
     state::record(tx.client(), made).await?;
     state::enter(tx.client(), state::Phase::Loading, 0).await?;
     tx.commit().await.doing(|| "committing the new definitions".to_owned())?;
     Ok(judge)
+}
+
+/// Makes definition `i` if it comes before the rows, and notes what became of it. Functions in `present` are replaced.
+pub(super) async fn make_one(
+    run: &Run,
+    tx: &mut Transaction<'_>,
+    judge: &mut Judge<'_>,
+    i: usize,
+    fate: Fate,
+    present: &HashSet<Key>,
+) -> anyhow::Result<()> {
+    let entry = &judge.source.entries[i];
+    match &fate {
+        Fate::Skipped(reason) if entry.desc == "TABLE" => {
+            anyhow::bail!("table `{}` cannot be made on the target: {reason}", told(entry))
+        }
+        Fate::Skipped(reason) => {
+            judge.skip(run, i, reason);
+            return Ok(());
+        }
+        Fate::Made if is_before_rows(judge, i) => {
+            let replaces = entry.object.0 == PG_PROC && judge.node(entry).is_some_and(|n| present.contains(&n.key()));
+            if let Err(reason) = make(tx, entry, replaces, judge.is_loose(entry), judge.node(entry)).await? {
+                judge.skip(run, i, &reason);
+                return Ok(());
+            }
+        }
+        _ => {}
+    }
+    judge.fates[i] = Some(fate);
+    Ok(())
 }
 
 /// Comments of indexes and the like wait for them.
@@ -438,7 +448,7 @@ async fn make(
     attempt(tx, &format!("drop routine {} restrict; {}", node.identity, entry.definition)).await
 }
 
-async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Result<(), String>, PostgresError> {
+pub(super) async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Result<(), String>, PostgresError> {
     let doing = || "setting a savepoint on the target".to_owned();
     let inner = tx.savepoint("definition").await.doing(doing)?;
     match inner.batch_execute(sql).await {
@@ -450,7 +460,7 @@ async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Result<(), Strin
     }
 }
 
-fn or_replace(definition: &str) -> String {
+pub(super) fn or_replace(definition: &str) -> String {
     for kind in ["FUNCTION", "PROCEDURE", "AGGREGATE"] {
         if let Some(rest) = definition.strip_prefix(&format!("CREATE {kind} ")) {
             return format!("CREATE OR REPLACE {kind} {rest}");
@@ -471,7 +481,7 @@ async fn drop_stale_functions(run: &Run, tx: &mut Transaction<'_>, graph: &Graph
 
 /// Gives the privileges that the replaced relations had. What cannot be given now (a view that is
 /// made after the rows) is stored and given at the end.
-async fn grant(tx: &mut Transaction<'_>, statements: Vec<String>) -> Result<(), PostgresError> {
+pub(super) async fn grant(tx: &mut Transaction<'_>, statements: Vec<String>) -> Result<(), PostgresError> {
     let mut later = Vec::new();
     for statement in statements {
         if attempt(tx, &statement).await?.is_err() {

@@ -182,11 +182,16 @@ impl<'de> Visitor<'de> for Items<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
         let mut text = String::new();
         let mut ids = Vec::new();
+        let mut number = 1_u64;
         while let Some(item) = items.next_element::<Value>()? {
             match write_row(self.table, &item, &mut text) {
                 Some(id) => ids.push(id),
-                None => return Err(self.top.fail(ContentError::NoProperty(self.table.name.clone()))),
+                None => {
+                    let error = ContentError::NoProperty { table: self.table.name.clone(), problem: without_id(number, &item) };
+                    return Err(self.top.fail(error));
+                }
             }
+            number += 1;
             if text.len() >= CHUNK {
                 let rows = Piece::Rows { text: std::mem::take(&mut text), ids: std::mem::take(&mut ids) };
                 self.top.send(rows).map_err(|e| self.top.fail(e))?;
@@ -228,6 +233,23 @@ impl<'de> Visitor<'de> for Items<'_, '_> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(false)
     }
+}
+
+/// What item `number` is, without its values and not too long: it may be anything.
+fn without_id(number: u64, item: &Value) -> String {
+    const MEMBERS: usize = 8;
+    const LETTERS: usize = 40;
+    let Value::Object(members) = item else { return format!("item {number} is no object") };
+    if members.is_empty() {
+        return format!("item {number} is empty");
+    }
+    let mut names: Vec<String> =
+        members.keys().take(MEMBERS).map(|name| format!("`{}`", name.chars().take(LETTERS).collect::<String>())).collect();
+    if members.len() > MEMBERS {
+        names.push(format!("{} more", members.len() - MEMBERS));
+    }
+    let id = if members.contains_key("id") { "an `id` that is null" } else { "no `id`" };
+    format!("item {number} has {id}; its members are {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -274,7 +296,10 @@ mod tests {
             (r#"{"a":[],"b":null}"#, "no array for: b"),
             (r#"{"a":{"c":1},"b":"x"}"#, "no array for: a, b"),
             (r#"{"a":[],"a":[],"b":[]}"#, "twice"),
-            (r#"{"a":[{}],"b":[]}"#, "At least one item to insert in table a has no property at all"),
+            (r#"{"a":[{}],"b":[]}"#, "in table a has no property at all: item 1 is empty"),
+            (r#"{"a":[{"id":"1"},{"name":"secret"}],"b":[]}"#, "item 2 has no `id`; its members are `name`"),
+            (r#"{"a":[{"id":null}],"b":[]}"#, "item 1 has an `id` that is null; its members are `id`"),
+            (r#"{"a":["secret"],"b":[]}"#, "item 1 is no object"),
             (r#"{"a":[{"id":"1"}],"b":["#, "EOF"),
             (r#"{"a":[],"b":[]}x"#, "trailing"),
             ("[]", "invalid type: sequence"),

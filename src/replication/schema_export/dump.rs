@@ -23,7 +23,8 @@ pub(super) async fn definitions(
 ) -> Result<String, ExportError> {
     let program = PgDump::find(programs, server_major(reader).await?).await.map_err(DumpError::from)?;
     // Our own state there is no definition of the warehouse's.
-    let what = ["--schema-only".to_owned(), format!("--exclude-schema={SCHEMA}")];
+    // Neither is what is being built beside the copy that serves, or served before.
+    let what = ["--schema-only".to_owned(), format!("--exclude-schema={SCHEMA}|{SCHEMA}_(new|old*)_*")];
     Ok(script(&program.script(source, &what).await?, server_major(writer).await?))
 }
 

@@ -140,7 +140,7 @@ async fn definitions_that_the_target_refuses_leave_it_as_it_was() {
     world.on_source("create table \"mine\" (id int)").await;
     world.on_target("create domain mine as int; create table uses (m mine)").await;
     let error = world.fail().await;
-    assert!(error.contains("making table mine on the target") && error.ends_with("target untouched"), "{error}");
+    assert!(error.contains("type public.mine; rename or drop it") && error.ends_with("target untouched"), "{error}");
     assert_eq!(world.text("select id::text from small").await, "42");
     assert_eq!(world.text("select state || ' ' || phase from bullwork.replication_state").await, "failed preparing");
 }
@@ -161,6 +161,7 @@ async fn run_into(world: &World, harm: impl AsyncFnOnce()) -> (anyhow::Result<fu
 #[tokio::test]
 async fn a_source_that_breaks_off_leaves_no_part_of_a_table_and_the_next_run_repairs() {
     let mut world = World::new().await;
+    world.in_place();
     world.on_source(SLOW).await;
     world.on_target("create table small (id int primary key); create view mine as select * from small").await;
     world.config.jobs = 1;
@@ -171,7 +172,7 @@ async fn a_source_that_breaks_off_leaves_no_part_of_a_table_and_the_next_run_rep
     .await;
     let error = format!("{:#}", result.unwrap_err());
     assert!(error.contains("reading table `large` from the source broke off"), "{error}");
-    assert!(error.contains("target incomplete: 0 of 3 tables; run restart:full-replication"), "{error}");
+    assert!(error.contains("target incomplete: 0 of 3 tables; the next full replication repairs it"), "{error}");
     assert_eq!(world.text("select count(*)::text from large").await, "0");
     assert_eq!(
         world.text("select concat_ws(' ', state, phase, tables_done, tables_total) from bullwork.replication_state").await,
@@ -187,6 +188,7 @@ async fn a_source_that_breaks_off_leaves_no_part_of_a_table_and_the_next_run_rep
 #[tokio::test]
 async fn a_target_that_dies_in_mid_run_is_repaired_by_the_next() {
     let mut world = World::new().await;
+    world.in_place();
     let mut warehouse = Cluster::start();
     warehouse.create("to").await.batch_execute("create table old (id int); create view own as select * from old").await.unwrap();
     world.config.target = Database::parse(&warehouse.url("to")).unwrap();
@@ -208,6 +210,7 @@ async fn a_target_that_dies_in_mid_run_is_repaired_by_the_next() {
 #[tokio::test]
 async fn a_stopped_run_ends_at_once_and_leaves_no_session() {
     let mut world = World::new().await;
+    world.in_place();
     world.on_source(SLOW).await;
     world.config.jobs = 2;
     let lines = Lines::default();
@@ -231,6 +234,7 @@ async fn a_stopped_run_ends_at_once_and_leaves_no_session() {
 #[tokio::test]
 async fn a_row_that_the_target_refuses_names_the_table() {
     let mut world = World::new().await;
+    world.in_place();
     // The kept domain is stricter than the source's.
     world.on_source("create domain d as int; create table t (x d); insert into t values (1), (2); create table k (x d)").await;
     world.on_target("create domain d as int check (value < 2); create table k (x d)").await;
@@ -278,6 +282,7 @@ async fn no_password_stands_in_arguments_and_no_file_is_left() {
 #[tokio::test]
 async fn a_full_disk_on_the_target_names_the_table_and_the_next_run_repairs() {
     let mut world = World::new().await;
+    world.in_place();
     let warehouse = Cluster::start();
     world.target = warehouse.create("to").await;
     world.config.target = Database::parse(&warehouse.url("to")).unwrap();
@@ -294,7 +299,10 @@ async fn a_full_disk_on_the_target_names_the_table_and_the_next_run_repairs() {
     limit("12000000");
     let error = world.fail().await;
     assert!(error.contains("writing table `large` on the target: could not extend file"), "{error}");
-    assert!(error.contains("target incomplete: ") && error.contains(" of 3 tables; run restart:full-replication"), "{error}");
+    assert!(
+        error.contains("target incomplete: ") && error.contains(" of 3 tables; the next full replication repairs it"),
+        "{error}"
+    );
     limit("unlimited");
     world.run().await;
     world.assert_same_rows(&[]).await;

@@ -75,14 +75,21 @@ async fn a_kept_tables_key_that_no_longer_holds_comes_back_unvalidated_until_it_
         assert!(lines.has("violates foreign key constraint"), "{:?}", lines.all());
         assert_eq!(summary.broken.len(), usize::from(!foreign_keys), "{:?}", summary.broken);
         assert_eq!(
-            world.text("select conname || convalidated from pg_constraint where contype = 'f'").await,
+            world.text("select conname || convalidated from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace").await,
             "answers_u_fkeyfalse"
         );
     }
     world.on_source("insert into users values (2)").await;
     let (summary, _) = world.run().await;
     assert!(summary.broken.is_empty(), "{:?}", summary.broken);
-    assert_eq!(world.text("select conname || convalidated from pg_constraint where contype = 'f'").await, "answers_u_fkeytrue");
+    assert_eq!(
+        world
+            .text(
+                "select conname || convalidated from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace"
+            )
+            .await,
+        "answers_u_fkeytrue"
+    );
 }
 
 #[tokio::test]
@@ -304,13 +311,18 @@ async fn foreign_keys_are_absent_when_off_with_all_rows_there_and_a_comment_on_o
     for _ in 0..2 {
         let (summary, _) = world.run().await;
         assert!(summary.left_out.is_empty() && summary.broken.is_empty());
-        assert_eq!(world.text("select count(*)::text from pg_constraint where contype = 'f'").await, "0");
+        assert_eq!(
+            world
+                .text("select count(*)::text from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace")
+                .await,
+            "0"
+        );
         assert_eq!(world.text("select count(*)::text from c").await, "2");
     }
     world.config.foreign_keys = true;
     world.run().await;
     assert_eq!(
-        world.text("select obj_description(oid) || convalidated from pg_constraint where contype = 'f'").await,
+        world.text("select obj_description(oid) || convalidated from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace").await,
         "toldtrue"
     );
 }

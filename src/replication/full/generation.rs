@@ -1,0 +1,212 @@
+//! The copies that a target holds: the one that serves, those before it, and the one that is being built.
+//!
+//! ```text
+//! public            what serves
+//! bullwork_new_…    what is being built beside it; of a run that is going on, or was killed
+//! bullwork_old7_…   what served before, as generation 7
+//! ```
+//!
+//! One stand-in schema for each real one. What belongs to which generation is in `bullwork.generation*`,
+//! written in the transaction that moves the objects, so it is true after any crash.
+
+use tokio_postgres::Client;
+
+use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
+use crate::worker::Run;
+
+/// Longest name of a schema, in bytes.
+const LONGEST: usize = 63;
+
+/// The schema in which what belongs into `real` is built.
+pub(super) fn new_schema(real: &str) -> String {
+    stand_in("bullwork_new_", real)
+}
+
+/// The schema that holds what belonged into `real` in an earlier generation.
+pub(super) fn old_schema(generation: i64, real: &str) -> String {
+    stand_in(&format!("bullwork_old{generation}_"), real)
+}
+
+fn stand_in(prefix: &str, real: &str) -> String {
+    let whole = format!("{prefix}{real}");
+    if whole.len() <= LONGEST {
+        return whole;
+    }
+    use sha2::Digest;
+    let hash: String = sha2::Sha256::digest(real.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}{hash}")
+}
+
+/// Removes what a killed run was building. Tells whether there was something.
+pub(super) async fn drop_unfinished(target: &Client) -> Result<bool, PostgresError> {
+    let left = schemas_like(target, "bullwork_new_").await?;
+    for schema in &left {
+        drop_schema(target, schema).await?;
+    }
+    Ok(!left.is_empty())
+}
+
+async fn schemas_like(target: &Client, prefix: &str) -> Result<Vec<String>, PostgresError> {
+    let sql = "select nspname::text from pg_namespace where starts_with(nspname, $1) order by 1";
+    let rows = target.query(sql, &[&prefix]).await.doing(|| format!("looking for schemas called {prefix}…"))?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
+/// Drops a schema with all that is in it. A foreign key to a kept table ends with it, which locks that table for a
+/// moment: readers must never queue behind a lock that is not granted, so it is asked for again and again instead.
+async fn drop_schema(target: &Client, schema: &str) -> Result<(), PostgresError> {
+    let sql = format!("set local lock_timeout = '50ms'; drop schema {} cascade", quote_identifier(schema));
+    let mut tries = 0;
+    loop {
+        match target.batch_execute(&format!("begin; {sql}; commit")).await {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let _ = target.batch_execute("rollback").await;
+                tries += 1;
+                if tries >= 600 || !super::swap::may_pass(&error) {
+                    return Err(error).doing(|| format!("dropping schema `{schema}`"));
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// Removes all generations but the newest `keep` that do not serve. One that somebody's own objects need stays, and is
+/// told by name.
+pub(super) async fn drop_surplus(run: &Run, target: &Client, keep: u32) -> Result<(), PostgresError> {
+    let doing = || "reading bullwork.generation".to_owned();
+    let sql = "select id from bullwork.generation where not serves order by id desc offset $1";
+    for row in target.query(sql, &[&i64::from(keep)]).await.doing(doing)? {
+        let generation: i64 = row.get(0);
+        let sql = "select stand_in from bullwork.generation_schema where generation = $1";
+        let schemas: Vec<String> =
+            target.query(sql, &[&generation]).await.doing(doing)?.into_iter().map(|row| row.get(0)).collect();
+        let needed = needed_from_outside(target, &schemas).await?;
+        if !needed.is_empty() {
+            run.warn(format!(
+                "generation {generation} is kept, because other objects need it: {}; drop or change these, and the next run removes it",
+                needed.join(", ")
+            ));
+            continue;
+        }
+        let mut gone = true;
+        for schema in &schemas {
+            let exists = "select to_regnamespace($1) is not null";
+            if target.query_one(exists, &[&quote_identifier(schema)]).await.doing(doing)?.get(0)
+                && let Err(error) = drop_schema(target, schema).await
+            {
+                run.warn(format!("generation {generation} is kept for now: {error}"));
+                gone = false;
+            }
+        }
+        if gone {
+            target
+                .execute("delete from bullwork.generation where id = $1", &[&generation])
+                .await
+                .doing(|| "writing bullwork.generation".to_owned())?;
+            if !schemas.is_empty() {
+                run.info(format!("removed generation {generation}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Forgets which copy serves: it is replaced in place, and none before it is left.
+pub(super) async fn forget(run: &Run, target: &Client) -> Result<(), PostgresError> {
+    drop_surplus(run, target, 0).await?;
+    let sql = "delete from bullwork.generation where serves";
+    target.execute(sql, &[]).await.doing(|| "writing bullwork.generation".to_owned())?;
+    Ok(())
+}
+
+/// Objects elsewhere that would go with these schemas.
+async fn needed_from_outside(target: &Client, schemas: &[String]) -> Result<Vec<String>, PostgresError> {
+    const SQL: &str = r"
+with ns as (select oid from pg_namespace where nspname = any($1)),
+     inside(classid, objid) as (
+       select 'pg_class'::regclass::oid, oid from pg_class where relnamespace in (select oid from ns)
+       union all select 'pg_type'::regclass, oid from pg_type where typnamespace in (select oid from ns)
+       union all select 'pg_proc'::regclass, oid from pg_proc where pronamespace in (select oid from ns)
+     )
+select distinct coalesce(v.identity, i.identity) from pg_depend d join inside r on r.classid = d.refclassid and r.objid = d.refobjid
+  left join pg_rewrite w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
+  left join lateral pg_identify_object('pg_class'::regclass, w.ev_class, 0) v on w.oid is not null,
+  pg_identify_object(d.classid, d.objid, d.objsubid) i
+ where d.deptype in ('n', 'a') and not exists (select from inside o where o.classid = d.classid and o.objid = d.objid)
+   and not exists (select from unnest($1) s where i.identity like '%' || s || '%' or v.identity like '%' || s || '%')
+ order by 1";
+    let rows = target.query(SQL, &[&schemas]).await.doing(|| "looking for what needs an earlier generation".to_owned())?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
+/// Notes that the outgoing copy is generation `old` now, kept in `schemas` (real, stand-in), and that what came in serves.
+pub(super) async fn note(
+    target: &Client,
+    old: i64,
+    schemas: &[(String, String)],
+    snapshot: &str,
+    incoming: &[(u32, u32)],
+) -> Result<i64, PostgresError> {
+    let doing = || "writing bullwork.generation".to_owned();
+    let sql = "update bullwork.generation set serves = false, replaced_at = now() where serves";
+    target.execute(sql, &[]).await.doing(doing)?;
+    for (real, stand_in) in schemas {
+        let sql =
+            "insert into bullwork.generation_schema (generation, real, stand_in) values ($1, $2, $3) on conflict do nothing";
+        target.execute(sql, &[&old, real, stand_in]).await.doing(doing)?;
+    }
+    let sql = "insert into bullwork.generation (source_snapshot, serves) values ($1, true) returning id";
+    let new: i64 = target.query_one(sql, &[&snapshot]).await.doing(doing)?.get(0);
+    note_objects(target, new, incoming).await?;
+    Ok(new)
+}
+
+/// Notes what serves as generation `serving`.
+pub(super) async fn note_objects(target: &Client, serving: i64, objects: &[(u32, u32)]) -> Result<(), PostgresError> {
+    let (classes, oids): (Vec<u32>, Vec<u32>) = objects.iter().copied().unzip();
+    let sql = "insert into bullwork.generation_object select $1, * from unnest($2::oid[], $3::oid[]) on conflict do nothing";
+    target.execute(sql, &[&serving, &classes, &oids]).await.doing(|| "writing bullwork.generation_object".to_owned())?;
+    Ok(())
+}
+
+/// The generation that serves; made when the copy was there before generations were counted.
+pub(super) async fn serving(target: &Client) -> Result<i64, PostgresError> {
+    let doing = || "reading bullwork.generation".to_owned();
+    if let Some(row) = target.query_opt("select id from bullwork.generation where serves", &[]).await.doing(doing)? {
+        return Ok(row.get(0));
+    }
+    let sql = "insert into bullwork.generation (serves) values (true) returning id";
+    Ok(target.query_one(sql, &[]).await.doing(doing)?.get(0))
+}
+
+/// For people: which copy serves now.
+pub(super) async fn told(target: &Client) -> String {
+    let sql = "select id, made_at::timestamptz(0)::text from bullwork.generation where serves";
+    match target.query_opt(sql, &[]).await {
+        Ok(Some(row)) => format!("generation {} of {} serves", row.get::<_, i64>(0), row.get::<_, &str>(1)),
+        Ok(None) => "what was there before serves".to_owned(),
+        Err(error) => format!("which copy serves could not be asked: {}", explain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalog::is_stand_in;
+    use super::*;
+
+    #[test]
+    fn stand_ins_are_short_enough_and_recognised() {
+        let long = "é".repeat(30);
+        for real in ["public", "We.ird \"x\"", long.as_str()] {
+            for stand_in in [new_schema(real), old_schema(1_234_567, real)] {
+                assert!(stand_in.len() <= LONGEST && is_stand_in(&stand_in), "{stand_in}");
+            }
+        }
+        assert_ne!(new_schema(&long), new_schema(&format!("{long}x")));
+        for other in ["public", "bullwork", "bullwork_new", "bullwork_older", "bullwork_old_x", "bullwork_oldx_y"] {
+            assert!(!is_stand_in(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Switches a target from one generation to another, in one short transaction.
+//!
+//! Every replaced object is moved into the schema of its generation, every new one into its real schema. Readers hold a lock on
+//! each table that they use until their transaction ends, so the switch waits for them; it asks for all locks at once, gives up
+//! after some ten milliseconds, lets everybody pass, and asks again. Whoever reads meanwhile never waits longer than that, and
+//! never sees two generations in one statement. Until the transaction is committed the old generation serves, whatever happens.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use super::catalog::{Graph, Key, OWN_SCHEMA, ObjectId, PG_CLASS};
+use super::drops::DropPlan;
+use super::generation::{self, new_schema, old_schema};
+use super::relocate::{self, Relocation};
+use super::{saved, stage, state, tables, target};
+use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
+use crate::replication::settings::TableName;
+use crate::worker::Run;
+
+/// From one attempt to the next, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often it is told that the switch waits.
+const TELL: Duration = Duration::from_secs(300);
+
+/// What comes in.
+pub(super) struct Incoming<'a> {
+    /// Stand-in schema → real one; more are added for somebody's own objects.
+    pub(super) schemas: HashMap<String, String>,
+    pub(super) relocation: Relocation,
+    /// Functions that are replaced where they are: identity and definition.
+    pub(super) functions: Vec<(String, String)>,
+    /// What is ours from now on, besides what was and stays.
+    pub(super) made: HashSet<Key>,
+    pub(super) snapshot: &'a str,
+    /// Plain indexes of the source, and of the enrichment: those of anybody else are made again.
+    pub(super) index_names: HashSet<TableName>,
+}
+
+/// A switch that is ready.
+struct Plan {
+    there: Graph,
+    drops: DropPlan,
+    recorded: HashSet<Key>,
+    moving: Vec<u32>,
+    /// What everything that refers to the outgoing objects comes to; another value: somebody changed something.
+    references: (i64, i64),
+}
+
+/// Whether an attempt failed for a lock that others hold.
+pub(super) fn may_pass(error: &tokio_postgres::Error) -> bool {
+    let passing = [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED, &SqlState::QUERY_CANCELED];
+    error.code().is_some_and(|code| passing.contains(&code))
+}
+
+/// Switches to what is staged. `decide` says what goes, from the target's catalogue and what is recorded there. Returns what
+/// somebody's own objects could not be made on the new tables; their definitions are stored.
+pub(super) async fn switch(
+    run: &Run,
+    target: &mut Client,
+    mut incoming: Incoming<'_>,
+    patience: Duration,
+    decide: impl Fn(&Graph, &HashSet<Key>) -> anyhow::Result<DropPlan>,
+) -> anyhow::Result<Vec<String>> {
+    let started = Instant::now();
+    let (mut pause, mut told) = (PAUSES.0, None::<Instant>);
+    let mut staged: HashSet<Key> = HashSet::new();
+    loop {
+        let there = Graph::read(target).await?;
+        let recorded = state::recorded(target).await?;
+        let drops = decide(&there, &recorded)?;
+        stage_others(run, target, &mut incoming, &there, &drops, &recorded, &mut staged).await?;
+        let moving: Vec<u32> = stage::movable(&drops).iter().map(|id| id.1).collect();
+        let references = references(target, &moving).await?;
+        let plan = Plan { there, drops, recorded, moving, references };
+        loop {
+            match attempt(run, target, &incoming, &plan).await {
+                Ok(true) => return Ok(saved::make_again(run, target).await?),
+                // Somebody made or dropped something that hangs on the outgoing tables: look again.
+                Ok(false) => break,
+                Err(error) if error.downcast_ref::<tokio_postgres::Error>().is_some_and(may_pass) => {
+                    anyhow::ensure!(
+                        started.elapsed() < patience,
+                        "readers held replaced tables for {} s ({}); end them, or raise REPLICATION_SWAP_TIMEOUT",
+                        patience.as_secs(),
+                        holders(target, &plan.moving).await
+                    );
+                    if told.is_none_or(|at| at.elapsed() > TELL) {
+                        told = Some(Instant::now());
+                        run.info(format!("the switch waits for readers: {}", holders(target, &plan.moving).await));
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                Err(error) => {
+                    return Err(match error.downcast::<tokio_postgres::Error>() {
+                        Ok(error) => anyhow::anyhow!("switching to the new copy: {}", explain(&error)),
+                        Err(error) => error,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Makes somebody's own views, functions and indexes beside, on the new tables. What cannot be made is stored, told by name,
+/// and tried again by each run.
+async fn stage_others(
+    run: &Run,
+    target: &mut Client,
+    incoming: &mut Incoming<'_>,
+    there: &Graph,
+    drops: &DropPlan,
+    recorded: &HashSet<Key>,
+    staged: &mut HashSet<Key>,
+) -> anyhow::Result<()> {
+    let mut wanted: Vec<(Key, Vec<String>)> = Vec::new();
+    for id in &drops.saved {
+        let node = &there.nodes[id];
+        if !staged.contains(&node.key()) {
+            wanted.push((node.key(), saved::definition(target, node).await?));
+        }
+    }
+    if recorded.iter().any(|(kind, _)| kind == "index") {
+        for index in tables::plain_indexes(target).await? {
+            let key: Key = ("index".to_owned(), index.identity.clone());
+            let ours = incoming.index_names.contains(&index.name) || recorded.contains(&key);
+            if drops.replaced.contains(&(PG_CLASS, index.table)) && !ours && !staged.contains(&key) {
+                wanted.push((key, vec![saved::index_definition(target, &index).await?]));
+            }
+        }
+    }
+    let names: Vec<TableName> = wanted.iter().filter_map(|(key, _)| relocate::split(&key.1)).collect();
+    for name in &names {
+        if !incoming.relocation.add(name.clone()) {
+            incoming.relocation.add_schema(&name.schema, new_schema(&name.schema));
+            incoming.relocation.add(name.clone());
+        }
+        let stand_in = new_schema(&name.schema);
+        let sql = format!("create schema if not exists {}", quote_identifier(&stand_in));
+        target.batch_execute(&sql).await.doing(|| format!("making schema `{stand_in}`"))?;
+        incoming.schemas.insert(stand_in, name.schema.clone());
+    }
+    for (key, statements) in wanted {
+        let Some((first, rest)) = statements.split_first() else { continue };
+        let doing = || format!("making {} {} on the new tables", key.0, key.1);
+        match target.batch_execute(&incoming.relocation.sql(first)).await {
+            Ok(()) => {
+                run.info(format!("made {} {} again", key.0, key.1));
+                for statement in rest {
+                    if let Err(error) = target.batch_execute(&incoming.relocation.sql(statement)).await {
+                        run.warn(format!("{} {}: `{statement}` was refused: {}", key.0, key.1, explain(&error)));
+                    }
+                }
+            }
+            Err(error) if error.is_closed() => return Err(error).doing(doing).map_err(Into::into),
+            // Told with the switch, when it is tried once more.
+            Err(_) => saved::write(target, &key.0, &key.1, &statements).await?,
+        }
+        staged.insert(key);
+    }
+    Ok(())
+}
+
+async fn references(target: &Client, moving: &[u32]) -> Result<(i64, i64), PostgresError> {
+    let sql = "select count(*), coalesce(sum(hashtext(format('%s %s %s %s', classid, objid, refclassid, refobjid))), 0)::int8 \
+               from pg_depend where refobjid = any($1)";
+    let row = target.query_one(sql, &[&moving]).await.doing(|| "reading what depends on the live copy".to_owned())?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Who keeps the switch waiting.
+async fn holders(target: &Client, moving: &[u32]) -> String {
+    let sql = "select string_agg(distinct format('server process %s \"%s\", in its transaction for %s s', a.pid, a.application_name, \
+               extract(epoch from now() - a.xact_start)::int), '; ') from pg_locks l join pg_stat_activity a on a.pid = l.pid \
+               where l.relation = any($1) and l.granted and a.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())";
+    match target.query_one(sql, &[&moving]).await {
+        Ok(row) => row.get::<_, Option<String>>(0).unwrap_or_else(|| "none is left now".to_owned()),
+        Err(error) => explain(&error),
+    }
+}
+
+/// One attempt: true when the new generation serves, false when the plan is out of date.
+async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: &Plan) -> anyhow::Result<bool> {
+    let Plan { there, drops, recorded, moving, .. } = plan;
+    let outgoing = generation::serving(target).await?;
+    let old: BTreeSet<String> = stage::movable(drops).iter().filter_map(|id| there.nodes.get(id)?.schema.clone()).collect();
+    let old: Vec<(String, String)> = old.into_iter().map(|real| (real.clone(), old_schema(outgoing, &real))).collect();
+    let relations: Vec<u32> = drops.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
+    let privileges = saved::privileges(target, &relations).await?;
+    let (first, out) = views_first(there, moves(target, moving, &old).await?);
+    let (into, objects) = moves_of_schemas(target, &incoming.schemas).await?;
+    let keys = foreign_key_drops(target, &drops.foreign_keys).await?;
+
+    let begun = Instant::now();
+    let mut tx = target.transaction().await?;
+    begin_moves(&tx, &old, &first, &tables_of(there, &drops.gone)).await?;
+    if references(tx.client(), moving).await? != plan.references {
+        return Ok(false);
+    }
+    for id in &drops.foreign_keys {
+        saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
+    }
+    let mut sql: Vec<String> = Vec::new();
+    for real in incoming.schemas.values().filter(|real| !old.iter().any(|(other, _)| other == *real)) {
+        sql.push(format!("create schema if not exists {}", quote_identifier(real)));
+    }
+    sql.extend(keys);
+    sql.extend(drops.orphans.iter().map(|id| format!("alter sequence {} owned by none", there.nodes[id].table_name().quoted())));
+    sql.extend(out);
+    sql.extend(into);
+    sql.extend(incoming.schemas.keys().map(|stand_in| format!("drop schema {}", quote_identifier(stand_in))));
+    tx.batch_execute(&sql.join(";\n")).await?;
+    for (identity, definition) in &incoming.functions {
+        if target::attempt(&mut tx, &target::or_replace(definition)).await?.is_ok() {
+            continue;
+        }
+        // Its result type changed: it makes room. Who needs the old one keeps it.
+        let schema = relocate::split(identity).map_or_else(String::new, |name| old_schema(outgoing, &name.schema));
+        let aside = quote_identifier(&schema);
+        let sql = format!("create schema if not exists {aside}; alter routine {identity} set schema {aside}; {definition}");
+        if let Err(reason) = target::attempt(&mut tx, &sql).await? {
+            run.warn(format!("left out function {identity}: {reason}"));
+        }
+    }
+    target::grant(&mut tx, privileges).await?;
+    default_privileges(&mut tx, &objects).await?;
+    let gone: HashSet<Key> = drops.gone.iter().filter_map(|id| Some(there.nodes.get(id)?.key())).collect();
+    let made: HashSet<Key> = recorded.iter().filter(|key| !gone.contains(key)).chain(&incoming.made).cloned().collect();
+    state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
+    let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
+    state::enter(tx.client(), state::Phase::Finishing, 0).await?;
+    tx.batch_execute("set local synchronous_commit = on").await?;
+    tx.commit().await?;
+    let took = begun.elapsed();
+    run.info(format!("generation {serving} serves; the switch took {} ms, generation {outgoing} is kept", took.as_millis()));
+    Ok(true)
+}
+
+/// Statements that move views, those that need others before those, and the rest.
+pub(super) fn views_first(there: &Graph, moves: Vec<(u32, String)>) -> (Vec<String>, Vec<String>) {
+    let views = there.nodes.values().filter(|n| n.is_relation() && matches!(n.sort, 'v' | 'm')).map(|n| n.id);
+    let mut order = there.by_need(views.collect());
+    order.reverse();
+    let place = |oid: u32| order.iter().position(|id| id.1 == oid);
+    let (mut first, rest): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(oid, _)| place(*oid).is_some());
+    first.sort_by_key(|(oid, _)| place(*oid));
+    let statements = |moves: Vec<(u32, String)>| moves.into_iter().map(|(_, sql)| sql).collect();
+    (statements(first), statements(rest))
+}
+
+/// Does what concerns views, `first`, and locks the tables, quickly or not at all, in the order in which a reader of a view locks
+/// them: in another one, it and we would wait for each other.
+pub(super) async fn begin_moves(
+    tx: &Transaction<'_>,
+    schemas: &[(String, String)],
+    first: &[String],
+    tables: &[String],
+) -> Result<(), tokio_postgres::Error> {
+    tx.batch_execute("set local lock_timeout = '30ms'").await?;
+    let names = schemas.iter().flat_map(|(real, stand_in)| [real, stand_in]);
+    let made: Vec<String> = names.map(|name| format!("create schema if not exists {}", quote_identifier(name))).collect();
+    tx.batch_execute(&made.iter().chain(first).cloned().collect::<Vec<_>>().join(";\n")).await?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    // A reader that comes now waits for the lock that we wait for: this bounds it, over all tables.
+    let limit = 30 + tables.len() / 20;
+    tx.batch_execute(&format!("set local statement_timeout = '{limit}ms'")).await?;
+    tx.batch_execute(&format!("lock table only {} in access exclusive mode", tables.join(", only "))).await?;
+    tx.batch_execute("set local statement_timeout = 0").await
+}
+
+/// Tables among the objects, by name.
+pub(super) fn tables_of<'a>(there: &Graph, ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<String> {
+    let nodes = ids.into_iter().filter_map(|id| there.nodes.get(id)).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
+    let mut tables: Vec<String> = nodes.map(|n| n.table_name().quoted()).collect();
+    tables.sort();
+    tables
+}
+
+const MOVES: &str = r#"
+select n.nspname::text, m.sql, m.oid from (
+  select c.relnamespace as ns, 1 as rank, c.oid, format('alter %s %I.%I set schema ', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
+         when 'S' then 'sequence' when 'f' then 'foreign table' else 'table' end, n.nspname, c.relname) as sql
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where c.oid = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+     and not (c.relkind = 'S' and exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
+              and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i') and d.refobjid = any($1)))
+  union all
+  select t.typnamespace, 2, t.oid, format('alter type %s set schema ', i.identity)
+    from pg_type t, pg_identify_object('pg_type'::regclass, t.oid, 0) i
+   where t.oid = any($1) or (t.typtype = 'm' and exists (select from pg_depend d where d.classid = 'pg_type'::regclass and d.objid = t.oid
+         and d.refclassid = 'pg_type'::regclass and d.deptype = 'i' and d.refobjid = any($1)))
+  union all
+  select p.pronamespace, 3, p.oid, format('alter routine %s set schema ', i.identity)
+    from pg_proc p, pg_identify_object('pg_proc'::regclass, p.oid, 0) i where p.oid = any($1)
+  union all
+  select s.stxnamespace, 4, s.oid, format('alter statistics %I.%I set schema ', n.nspname, s.stxname)
+    from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace where s.stxrelid = any($1)
+) m join pg_namespace n on n.oid = m.ns order by m.rank, m.oid
+"#;
+
+/// Statements that move objects, each into what stands for its schema, and what each moves.
+pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<(u32, String)>> {
+    let places: HashMap<&str, &str> = places.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+    let rows = target.query(MOVES, &[&oids]).await.doing(|| "reading what is moved".to_owned())?;
+    let statement = |row: tokio_postgres::Row| {
+        let to = places.get(row.get::<_, &str>(0))?;
+        Some((row.get(2), format!("{}{}", row.get::<_, &str>(1), quote_identifier(to))))
+    };
+    Ok(rows.into_iter().filter_map(statement).collect())
+}
+
+/// Statements that move everything out of the schemas (stand-in → real), and what that is.
+pub(super) async fn moves_of_schemas(
+    target: &Client,
+    schemas: &HashMap<String, String>,
+) -> anyhow::Result<(Vec<String>, Vec<ObjectId>)> {
+    const ALL: &str = r#"
+select 'pg_class'::regclass::oid, c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+union all
+select 'pg_type'::regclass, t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where n.nspname = any($1) and (t.typtype in ('e', 'd', 'r') or (t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c'))
+union all
+select 'pg_proc'::regclass, p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+ where n.nspname = any($1) and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'i')
+"#;
+    let names: Vec<&str> = schemas.keys().map(String::as_str).collect();
+    let rows = target.query(ALL, &[&names]).await.doing(|| "reading what was built".to_owned())?;
+    let objects: Vec<ObjectId> = rows.into_iter().map(|row| (row.get(0), row.get(1))).collect();
+    let oids: Vec<u32> = objects.iter().map(|id| id.1).collect();
+    let places: Vec<(String, String)> = schemas.iter().map(|(from, to)| (from.clone(), to.clone())).collect();
+    let moves = moves(target, &oids, &places).await?;
+    Ok((moves.into_iter().map(|(_, sql)| sql).collect(), objects))
+}
+
+/// Statements that drop the foreign keys of kept tables to what goes.
+pub(super) async fn foreign_key_drops(target: &Client, keys: &[ObjectId]) -> anyhow::Result<Vec<String>> {
+    const SQL: &str = "select format('alter table %I.%I drop constraint %I', n.nspname, c.relname, k.conname) from pg_constraint k \
+                       join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = any($1)";
+    let oids: Vec<u32> = keys.iter().map(|id| id.1).collect();
+    let rows = target.query(SQL, &[&oids]).await.doing(|| "reading foreign keys".to_owned())?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
+/// Gives what the real schemas' default privileges say, which knew nothing of the stand-ins.
+async fn default_privileges(tx: &mut Transaction<'_>, objects: &[ObjectId]) -> anyhow::Result<()> {
+    const SQL: &str = r"
+select format('grant %s on %s %I.%I to %s%s', x.privilege_type, case c.relkind when 'S' then 'sequence' else 'table' end, n.nspname, c.relname,
+              case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end, case when x.is_grantable then ' with grant option' else '' end)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  join pg_default_acl d on d.defaclnamespace = n.oid and d.defaclrole = c.relowner
+       and d.defaclobjtype = case c.relkind when 'S' then 'S' else 'r' end, aclexplode(d.defaclacl) x
+ where c.oid = any($1) and x.grantee <> c.relowner";
+    let oids: Vec<u32> = objects.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
+    let rows = tx.query(SQL, &[&oids]).await.doing(|| "reading default privileges".to_owned())?;
+    target::grant(tx, rows.into_iter().map(|row| row.get(0)).collect()).await?;
+    Ok(())
+}
+
+/// Whether our role may move everything that goes; else who stands in the way.
+pub(super) fn not_ours(there: &Graph, drops: &DropPlan) -> Vec<String> {
+    let mut names: Vec<String> = stage::movable(drops)
+        .iter()
+        .chain(&drops.foreign_keys)
+        .filter_map(|id| there.nodes.get(id))
+        .filter(|node| !node.owned && node.schema.as_deref() != Some(OWN_SCHEMA))
+        .map(super::catalog::Node::told)
+        .collect();
+    names.sort();
+    names
+}
