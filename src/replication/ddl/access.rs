@@ -35,6 +35,10 @@ fn called(kind: &str, identity: &str) -> Option<String> {
             let at = outside_quotes(identity, " on ")?;
             return Some(format!("constraint {} on domain {}", &identity[..at], &identity[at + 4..]));
         }
+        "transform" => {
+            let at = outside_quotes(identity, " on language ")?;
+            return Some(format!("transform {}{}", &identity[..at], &identity[at + 3..]));
+        }
         "statistics object" => "statistics",
         "foreign table column" | "foreign table" => return None,
         "default value" | "toast table" => return None,
