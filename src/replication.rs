@@ -2,6 +2,7 @@
 //!
 //! - [`settings`]: source, target, and which table is copied how
 //! - [`binary`]: which columns may be copied in COPY's binary format
+//! - [`ddl`]: a database's definitions, written from its catalogue
 //! - [`full`]: everything, streamed, into the target
 //! - [`incremental`]: what was appended since the last run
 //! - [`learning_content`]: an HTTP API's JSON into tables
@@ -10,6 +11,7 @@
 //! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
+pub mod ddl;
 pub mod full;
 pub mod incremental;
 pub mod learning_content;

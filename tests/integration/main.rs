@@ -11,6 +11,7 @@ mod bull;
 mod chain;
 mod cli;
 mod cron;
+mod ddl;
 mod disk_full;
 mod fixtures;
 mod full_replication;
