@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
-use crate::postgres::client_programs::PG_BIN;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Swap};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
@@ -44,7 +43,6 @@ impl JobKind for FullReplication {
         &REPLICATION_SWAP,
         &REPLICATION_SWAP_TIMEOUT,
         &REPLICATION_GENERATIONS,
-        &PG_BIN,
         &ENRICHMENT_FILE,
     ];
     type Payload = serde_json::Map<String, serde_json::Value>;
@@ -65,7 +63,6 @@ impl JobKind for FullReplication {
                 Some(Swap { patience: Duration::from_secs(minutes * 60), generations })
             }
         };
-        let programs = reader.optional(&PG_BIN).map(Into::into);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
             config: source.zip(target).map(|(source, target)| Config {
@@ -74,7 +71,6 @@ impl JobKind for FullReplication {
                 modes,
                 foreign_keys,
                 jobs,
-                programs,
                 enrichment,
                 swap,
             }),

@@ -4,14 +4,11 @@
 //! do. Interrupted: both transactions are rolled back; the next run starts over from the last one
 //! that finished.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
-use crate::postgres::client_programs::PG_BIN;
 use crate::replication::incremental::{Incremental, IncrementalError};
 use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes};
 use crate::worker::{JobContext, JobKind, Outcome};
@@ -35,7 +32,6 @@ pub struct IncrementalReplication {
     target: Option<Database>,
     modes: TableModes,
     first_load: bool,
-    programs: Option<PathBuf>,
 }
 
 #[async_trait::async_trait]
@@ -45,7 +41,7 @@ impl JobKind for IncrementalReplication {
     const SUMMARY: &'static str = "Append new rows of the incremental tables to the target";
     const THEN: Option<&'static str> = Some("learning-content-replication");
     const SETTINGS: &'static [&'static Setting] =
-        &[&SOURCE_DATABASE_URL, &TARGET_DATABASE_URL, &BACKUP_MODE, &INCREMENTAL_FIRST_LOAD, &PG_BIN];
+        &[&SOURCE_DATABASE_URL, &TARGET_DATABASE_URL, &BACKUP_MODE, &INCREMENTAL_FIRST_LOAD];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
@@ -54,7 +50,6 @@ impl JobKind for IncrementalReplication {
             target: settings::target(reader),
             modes: TableModes::from_settings(reader),
             first_load: reader.flag(&INCREMENTAL_FIRST_LOAD),
-            programs: reader.optional(&PG_BIN).map(Into::into),
         }
     }
 
@@ -66,13 +61,7 @@ impl JobKind for IncrementalReplication {
         let (Some(source), Some(target)) = (self.source.clone(), self.target.clone()) else {
             return Ok(Outcome::Refuse("SOURCE_DATABASE_URL or TARGET_DATABASE_URL cannot be used".to_owned()));
         };
-        let work = Incremental {
-            source,
-            target,
-            modes: self.modes.clone(),
-            first_load: self.first_load,
-            programs: self.programs.clone(),
-        };
+        let work = Incremental { source, target, modes: self.modes.clone(), first_load: self.first_load };
         match work.replicate(&ctx.run).await {
             Ok(summary) => Ok(Outcome::Done(json!({ "tables": summary.tables, "rows": summary.rows }))),
             Err(error) if error.is_final() => Ok(Outcome::Refuse(error.to_string())),

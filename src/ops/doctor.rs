@@ -11,6 +11,7 @@ use std::fmt;
 use super::check;
 use super::store::Store;
 use crate::config::{ConfigError, Environment, Reader};
+use crate::jobs::schema_export::DB_SCHEMA_EXPORTER_ENABLED;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
 
 /// How a check came out.
@@ -73,7 +74,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     // A reader of its own, whose problems the first finding has told.
     let reader = Reader::new(environment);
     let store = Store::from_settings(&reader);
-    let (redis, (databases, source_major)) = tokio::join!(redis(store.as_ref()), databases::examine(environment));
+    let (redis, (databases, target_major)) = tokio::join!(redis(store.as_ref()), databases::examine(environment));
     let mut findings = vec![configuration(environment)];
     let unknown = check::unknown(environment);
     if !unknown.is_empty() {
@@ -81,7 +82,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     }
     findings.extend(redis);
     findings.extend(databases);
-    findings.push(client_tools(&reader, source_major).await);
+    findings.push(client_tools(&reader, target_major).await);
     findings
 }
 
@@ -144,21 +145,24 @@ async fn redis(store: Option<&Store>) -> Vec<Finding> {
     findings
 }
 
-/// Any version is looked at when the source's is not known.
-async fn client_tools(reader: &Reader<'_>, source_major: Option<u32>) -> Finding {
+/// Only the export of definitions runs one. Any version is looked at when the target's is not known.
+async fn client_tools(reader: &Reader<'_>, target_major: Option<u32>) -> Finding {
+    if reader.text(&DB_SCHEMA_EXPORTER_ENABLED) != "true" {
+        return Finding::good("pg_dump", "not needed: only the schema export runs it, and that is not enabled");
+    }
     let directory = reader.optional(&PG_BIN).map(std::path::PathBuf::from);
-    match (PgDump::find(directory.as_deref(), source_major.unwrap_or(0)).await, source_major) {
+    match (PgDump::find(directory.as_deref(), target_major.unwrap_or(0)).await, target_major) {
         (Ok(found), Some(_)) => Finding::good("pg_dump", format!("version {}", found.version)),
         (Ok(found), None) => Finding::good(
             "pg_dump",
-            format!("version {}; the source's, which it must not be older than, is not known", found.version),
+            format!("version {}; the target's, which it must not be older than, is not known", found.version),
         ),
         (Err(unusable), Some(_)) => Finding::bad("pg_dump", unusable.problem, unusable.way_out),
         // Without a version the message of `find` would name version 0.
         (Err(_), None) => Finding::bad(
             "pg_dump",
             "there is none in PG_BIN, PATH or /usr/lib/postgresql",
-            "install the PostgreSQL client of the source's version or newer, or set PG_BIN to the directory that holds it",
+            "install the PostgreSQL client of the target's version or newer, or set PG_BIN to the directory that holds it",
         ),
     }
 }

@@ -13,7 +13,7 @@ use crate::redact::Secret;
 /// Directory of the client programs.
 pub static PG_BIN: Setting = Setting::new(
     "PG_BIN",
-    "Directory that holds pg_dump; unset: the newest of PATH and the usual places (/usr/lib/postgresql/NN/bin).",
+    "Directory that holds pg_dump, which the schema export runs; unset: the newest of PATH and the usual places (/usr/lib/postgresql/NN/bin).",
 );
 
 /// What every dump leaves out, and how it behaves.
@@ -93,15 +93,6 @@ impl PgDump {
             }
         }
         usable(best, directory, needed)
-    }
-
-    /// The definitions of `database` that `what` asks for (in pg_dump's options), as an archive in
-    /// the custom format.
-    ///
-    /// # Errors
-    /// When the program fails.
-    pub async fn archive(&self, database: &Database, what: &[String]) -> Result<Vec<u8>, DumpError> {
-        self.run(database, &["--format=custom", "--compress=0"], what).await
     }
 
     /// The definitions of `database` that `what` asks for (in pg_dump's options), as SQL.

@@ -45,6 +45,7 @@ mod types;
 mod views;
 
 use std::collections::HashMap;
+use std::fmt;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -208,6 +209,40 @@ pub enum Kind {
     Tablespace,
 }
 
+/// In words, as in `CREATE …`.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match self {
+            Kind::ShellType | Kind::BaseType | Kind::Enum | Kind::Composite | Kind::Range => "type",
+            Kind::ShellFunction => "function",
+            Kind::ShellView => "view",
+            Kind::Key => "constraint",
+            Kind::OperatorFamilyMembers => "members of operator family",
+            Kind::Grant => "grant on",
+            Kind::TriggerState => "state of trigger",
+            Kind::SequenceValue => "position of sequence",
+            Kind::SequenceOwner => "owner of sequence",
+            Kind::ForeignKeyValidation => "validation of foreign key",
+            Kind::Refresh => "rows of materialized view",
+            Kind::Comment => "comment on",
+            other => return f.write_str(&spaced(&format!("{other:?}"))),
+        };
+        f.write_str(words)
+    }
+}
+
+/// `MaterializedView` as `materialized view`.
+fn spaced(name: &str) -> String {
+    let mut words = String::new();
+    for (i, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() && i > 0 {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
+}
+
 /// One definition; may hold several commands, to be run at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -221,6 +256,8 @@ pub struct Statement {
     pub name: String,
     /// The object's number on the source.
     pub oid: u32,
+    /// The catalogue that the object is in; 0: not an object, but a step of making one, or a comment and the like.
+    pub catalogue: u32,
     /// The table, view or sequence that it is or belongs to; 0: none.
     pub relation: u32,
     /// What to run.
@@ -229,6 +266,23 @@ pub struct Statement {
     pub depends_on: Vec<usize>,
     /// Roles that it names; they may be missing on the target.
     pub roles: Vec<String>,
+}
+
+impl Statement {
+    /// Catalogue and number; `(0, 0)` for what is no object.
+    #[must_use]
+    pub fn object(&self) -> (u32, u32) {
+        if self.catalogue == 0 { (0, 0) } else { (self.catalogue, self.oid) }
+    }
+
+    /// For people: `schema.name`, without the schema for what is in `public`.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self.schema.as_deref() {
+            None | Some("public") => self.name.clone(),
+            Some(schema) => format!("{schema}.{}", self.name),
+        }
+    }
 }
 
 /// Why an object is not copied.
@@ -259,6 +313,17 @@ pub struct Refusal {
     pub cause: Cause,
     /// Why, for people.
     pub reason: String,
+}
+
+impl Refusal {
+    /// For people: kind and name.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self.schema.as_deref() {
+            None | Some("public") => format!("{} {}", self.kind, self.name),
+            Some(schema) => format!("{} {schema}.{}", self.kind, self.name),
+        }
+    }
 }
 
 /// What sort of relation a [`Table`] is.
@@ -349,6 +414,12 @@ impl Catalogue {
     #[must_use]
     pub fn statements(&self) -> &[Statement] {
         &self.statements
+    }
+
+    /// The statements alone.
+    #[must_use]
+    pub fn into_statements(self) -> Vec<Statement> {
+        self.statements
     }
 
     /// What the target will not have.

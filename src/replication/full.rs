@@ -2,8 +2,8 @@
 //!
 //! Rows go from `COPY … TO STDOUT` straight into `COPY … FROM STDIN`, several tables at a time, all
 //! in one exported snapshot of the source; no file is written and memory does not grow with the
-//! database. Definitions come from `pg_dump --schema-only` in the same snapshot and are chosen by
-//! identity (`archive`), indexes and keys are built behind the rows (`build`).
+//! database. Definitions come from the catalogue in the same snapshot and are chosen by
+//! identity ([`super::ddl`]), indexes and keys are built behind the rows (`build`).
 //!
 //! ```text
 //! checks ─ definitions ─┬─ one transaction: make what the source has, in stand-in schemas (`stage`)
@@ -24,7 +24,7 @@
 //!
 //! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.
 //!
-//! **Needs** `pg_dump` of the source's version or newer; SELECT on the source's tables; on the target
+//! **Needs** SELECT on the source's tables; on the target
 //! CREATE and the ownership of what is replaced. Two runs at once into one target must be
 //! prevented by the caller (the worker's advisory lock).
 //!
@@ -32,12 +32,10 @@
 //! first transaction on, the target is incomplete, says so in `bullwork.replication_state`, and the next run replaces
 //! what is there: it is recorded what is ours, and stored definitions wait for the end of the run that succeeds.
 
-mod archive;
 mod build;
 mod catalog;
 mod copy;
 mod drops;
-mod dump;
 mod enrich;
 mod finish;
 mod generation;
@@ -53,7 +51,6 @@ mod tables;
 mod target;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -64,6 +61,7 @@ pub use enrich::{ENRICHMENT_FILE, Enrichment};
 pub use rollback::rollback;
 
 use crate::postgres::{Connection, Database, Doing};
+use crate::replication::ddl::Kind;
 use crate::replication::settings::{TableModes, TableName};
 use crate::worker::Run;
 use build::{Totals, Work};
@@ -85,8 +83,6 @@ pub struct Config {
     pub foreign_keys: bool,
     /// Tables copied, and indexes built, at the same time.
     pub jobs: usize,
-    /// Directory of pg_dump; none: it is looked for.
-    pub programs: Option<PathBuf>,
     /// Views and indexes that are added.
     pub enrichment: Enrichment,
     /// How the copy is built beside the live one; none: in its place.
@@ -198,7 +194,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     run.progress(|p| p.phase = "checking".to_owned());
     let exporter = sessions.source().await?;
     let mut target = sessions.target().await?;
-    let servers = source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
+    source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
     let own_views = config.enrichment.view_names();
 
     let snapshot = export(&exporter).await?;
@@ -208,7 +204,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
 
     run.info("Start create Backup");
     run.progress(|p| p.phase = "definitions".to_owned());
-    source.read_definitions(&config.source, &exporter, &snapshot, servers.source_major, config.programs.as_deref()).await?;
+    source.read_definitions(run, &exporter, &target).await?;
     run.info("End create Backup");
 
     run.info("Start drop Objects AndRestoreBackup");
@@ -246,8 +242,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
 
     run.info("Start restore Backup");
     run.info("Start restore");
-    let positions = finish::read_positions(&exporter, &source, &judge).await?;
-    finish::set_positions(run, &target, &positions).await?;
+    finish::set_positions(run, &target, &source, &judge).await?;
     let (tables, built) = plan_work(&source, &judge);
     run.progress(|p| {
         p.phase = "copying".to_owned();
@@ -290,7 +285,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
                 .late
                 .iter()
                 .map(|i| &source.entries[*i])
-                .filter_map(|entry| Some((judge.node(entry)?.identity.clone(), entry.definition.clone())))
+                .filter_map(|entry| Some((judge.node(entry)?.identity.clone(), entry.sql.clone())))
                 .collect(),
             made,
             snapshot: &snapshot,
@@ -308,7 +303,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         rows: reached.totals.rows.load(Ordering::Relaxed),
         bytes: reached.totals.bytes.load(Ordering::Relaxed),
         duration_ms: build::millis(start),
-        left_out: judge.skipped().into_iter().chain(unfit).collect(),
+        left_out: source.refused.iter().cloned().chain(judge.skipped()).chain(unfit).collect(),
         broken,
     })
 }
@@ -379,12 +374,12 @@ async fn check_target(target: &Connection, source: &Source, there: &Graph, own_v
 fn plan_work(source: &Source, judge: &Judge<'_>) -> (Vec<Work>, HashSet<ObjectId>) {
     let mut built = HashSet::new();
     let mut more: std::collections::HashMap<ObjectId, Vec<String>> = std::collections::HashMap::new();
-    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.desc == "STATISTICS") {
-        let table = source.graph.top(entry.object);
+    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.kind == Kind::Statistics) {
+        let table = source.graph.top(entry.object());
         let ordinary = source.graph.nodes.get(&table).is_some_and(|n| n.sort == 'r');
         if ordinary && judge.fates[i] == Some(target::Fate::Made) {
-            more.entry(table).or_default().push(entry.definition.clone());
-            built.insert(entry.object);
+            more.entry(table).or_default().push(entry.sql.clone());
+            built.insert(entry.object());
         }
     }
     let work = source

@@ -59,7 +59,6 @@ pub mod mapping;
 mod stream;
 pub mod watermark;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -68,7 +67,6 @@ use self::catalogue::Relation;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
 use super::settings::{TableMode, TableModes, TableName};
-use crate::postgres::client_programs::DumpError;
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
 use crate::worker::Run;
@@ -104,14 +102,14 @@ pub enum IncrementalError {
     #[error("{0} table must not be empty on target database")]
     EmptyTarget(TableName),
     /// Making an absent table failed.
-    #[error("table `{table}` is absent on the target and cannot be made there: {reason}; make it by hand, or {way_out}")]
+    #[error(
+        "table `{table}` is absent on the target and cannot be made there: {reason}; make it by hand, or make first what it needs (schema, types, functions), as the full replication does"
+    )]
     Create {
         /// The table.
         table: TableName,
         /// What was in the way.
         reason: String,
-        /// What else helps.
-        way_out: String,
     },
     /// The run was told to stop.
     #[error(transparent)]
@@ -119,14 +117,6 @@ pub enum IncrementalError {
 }
 
 impl IncrementalError {
-    fn tool(table: &TableName, error: DumpError) -> Self {
-        let (reason, way_out) = match error {
-            DumpError::Unusable(unusable) => (unusable.problem, unusable.way_out),
-            other => (other.to_string(), "set right what pg_dump tells".to_owned()),
-        };
-        IncrementalError::Create { table: table.clone(), reason, way_out }
-    }
-
     /// Whether another try would end the same way.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -145,8 +135,6 @@ pub struct Incremental {
     pub modes: TableModes,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
-    /// Directory of pg_dump, which makes absent tables; none: it is looked for.
-    pub programs: Option<PathBuf>,
 }
 
 /// What a run did.
@@ -246,7 +234,7 @@ impl Incremental {
         for (table, relation) in &sources {
             if let Some(absent) = create::absent(source, target, table, relation).await? {
                 run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
-                create::make((&self.source, source), self.programs.as_deref(), target, table, &absent).await?;
+                create::make(source, target, table, &absent).await?;
                 made.push(absent);
             }
         }

@@ -42,7 +42,6 @@ impl World {
             modes: TableModes::default(),
             foreign_keys: true,
             jobs: 3,
-            programs: None,
             enrichment: Enrichment::shipped(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0 }),
         };

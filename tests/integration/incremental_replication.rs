@@ -88,7 +88,6 @@ impl Pair {
             target: Database::parse(&self.cluster.url("warehouse")).expect("a valid URL"),
             modes: TableModes::of(tables.iter().map(|&t| (t, TableMode::Incremental))),
             first_load: true,
-            programs: None,
         }
     }
 

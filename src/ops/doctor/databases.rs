@@ -50,7 +50,7 @@ struct Relation {
     readable: bool,
 }
 
-/// The findings on both databases, and the source's major version.
+/// The findings on both databases, and the target's major version.
 pub(super) async fn examine(environment: &Environment) -> (Vec<Finding>, Option<u32>) {
     let modes = TableModes::from_settings(&Reader::new(environment));
     let (source, target) = tokio::join!(
@@ -76,7 +76,7 @@ pub(super) async fn examine(environment: &Environment) -> (Vec<Finding>, Option<
     });
     findings.push(two_databases(&source, &target).await);
     findings.push(table_modes(&source, &target, &modes));
-    (findings, source.major)
+    (findings, target.major)
 }
 
 impl Side {

@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::draft::{Draft, Fate, Item, ObjectId, STEP, Sql, Stage};
+use super::draft::{Draft, Fate, Item, ObjectId, PG_CLASS, PG_PROC, PG_TYPE, STEP, Sql, Stage};
 use super::{DdlError, Kind, Section, Statement};
 
 pub(super) fn order(draft: &mut Draft) -> Result<Vec<Statement>, DdlError> {
@@ -170,6 +170,13 @@ fn statement(item: &Item, section: Section, depends_on: Vec<usize>) -> Statement
         schema: item.schema.clone(),
         name: item.name.clone(),
         oid: item.id.1,
+        catalogue: match (item.id.0, item.kind) {
+            // The first step of making an object in two counts as it.
+            (STEP, Kind::ShellType | Kind::Domain) => PG_TYPE,
+            (STEP, Kind::ShellView) => PG_CLASS,
+            (STEP, Kind::ShellFunction) => PG_PROC,
+            (catalogue, _) => catalogue,
+        },
         relation: item.relation,
         sql: item.sql.render(),
         depends_on,

@@ -107,8 +107,10 @@ pub(super) async fn read_values(source: &Client, draft: &mut Draft) -> Result<()
             let oid: u32 = row.get(0);
             let Some(s) = batch.iter().find(|s| s.oid == oid) else { continue };
             let (last, called): (i64, bool) = (row.get(1), row.get(2));
-            let sql =
-                format!("select pg_catalog.setval({}, {last}, {called})", quote_literal(&quote_qualified(&s.schema, &s.name)));
+            let sql = format!(
+                "select pg_catalog.setval({}::regclass, {last}, {called})",
+                quote_literal(&quote_qualified(&s.schema, &s.name))
+            );
             let step =
                 Item::new((STEP, oid), Kind::SequenceValue, Stage::Post, Some(s.schema.clone()), s.name.clone(), sql).of(oid);
             draft.add_step(step, &[(PG_CLASS, oid)]);

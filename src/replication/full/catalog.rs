@@ -31,6 +31,11 @@ pub(super) fn is_stand_in(schema: &str) -> bool {
     schema.starts_with("bullwork_new_") || old.is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// Whether a schema is ours, and what stands in it nobody's business but ours.
+pub(super) fn is_own(schema: &str) -> bool {
+    schema == OWN_SCHEMA || is_stand_in(schema)
+}
+
 /// An object that stands for itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node {

@@ -7,55 +7,24 @@ use std::time::Instant;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::archive::{Entry, Section};
 use super::build::{self, Validation, millis};
-use super::catalog::{Node, ObjectId, PG_CLASS, PG_CONSTRAINT};
+use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
 use super::saved;
 use super::session::Sessions;
 use super::source::Source;
 use super::target::{Fate, Judge};
-use crate::postgres::{Doing, PostgresError, explain, quote_identifier, quote_literal};
-use crate::replication::settings::TableName;
+use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
+use crate::replication::ddl::{Kind, Section, Statement};
 use crate::worker::Run;
 
-/// Where a sequence is on the target, and its position.
-type Position = (String, i64, bool);
-
-/// Reads the positions of all sequences that were made. Sequences know no snapshots: a position
+/// Sets the positions of all sequences that were made. Sequences know no snapshots: a position
 /// may be later than the rows, which does no harm.
-pub(super) async fn read_positions(source: &Client, everything: &Source, judge: &Judge<'_>) -> anyhow::Result<Vec<Position>> {
-    let names: Vec<TableName> = everything
-        .graph
-        .nodes
-        .values()
-        .filter(|n| n.is_relation() && n.sort == 'S' && !n.extension && judge.is_made(n.id))
-        .map(Node::table_name)
-        .collect();
-    let mut positions = Vec::new();
-    for some in names.chunks(100) {
-        let part = |name: &TableName| {
-            let place = everything.relocation.at(name).quoted();
-            format!("select {}, last_value, is_called from {}", quote_literal(&place), name.quoted())
-        };
-        let parts: Vec<String> = some.iter().map(part).collect();
-        let rows = source
-            .query(&parts.join(" union all "), &[])
-            .await
-            .doing(|| "reading the positions of the source's sequences".to_owned())?;
-        positions.extend(rows.into_iter().map(|row| (row.get(0), row.get(1), row.get(2))));
-    }
-    Ok(positions)
-}
-
-/// Sets them on the target.
-pub(super) async fn set_positions(run: &Run, target: &Client, positions: &[Position]) -> Result<(), PostgresError> {
+pub(super) async fn set_positions(run: &Run, target: &Client, source: &Source, judge: &Judge<'_>) -> Result<(), PostgresError> {
     let start = Instant::now();
+    let made = |(i, entry): &(usize, &Statement)| entry.kind == Kind::SequenceValue && judge.fates[*i] == Some(Fate::Made);
+    let positions: Vec<&str> = source.entries.iter().enumerate().filter(made).map(|(_, entry)| entry.sql.as_str()).collect();
     for some in positions.chunks(100) {
-        let sql: Vec<String> = some
-            .iter()
-            .map(|(name, value, called)| format!("select pg_catalog.setval({}, {value}, {called})", quote_literal(name)))
-            .collect();
-        target.batch_execute(&sql.join("; ")).await.doing(|| "setting the positions of sequences".to_owned())?;
+        target.batch_execute(&some.join("; ")).await.doing(|| "setting the positions of sequences".to_owned())?;
     }
     run.info_with(
         format!("SEQUENCE SET: {} sequences", positions.len()),
@@ -74,7 +43,8 @@ pub(super) async fn finish(
     built: &HashSet<ObjectId>,
     workers: usize,
 ) -> anyhow::Result<Vec<String>> {
-    const LAST: &[&str] = &["TRIGGER", "POLICY", "ROW SECURITY", "EVENT TRIGGER"];
+    const LAST: &[Kind] = &[Kind::Trigger, Kind::TriggerState, Kind::Policy, Kind::RowSecurity];
+    const APART: &[Kind] = &[Kind::Comment, Kind::SequenceValue];
     let foreign_keys: HashSet<ObjectId> = source.foreign_keys.iter().map(|k| (PG_CONSTRAINT, k.oid)).collect();
     let on_view: HashSet<ObjectId> = source
         .indexes
@@ -82,16 +52,17 @@ pub(super) async fn finish(
         .filter(|(table, _)| source.graph.nodes.get(&(PG_CLASS, **table)).is_some_and(|n| n.sort == 'm'))
         .flat_map(|(_, indexes)| indexes.iter().map(|i| (PG_CLASS, i.oid)))
         .collect();
-    let ordinary = |e: &Entry| {
-        e.section == Section::PostData
-            && !LAST.contains(&e.desc.as_str())
-            && !built.contains(&e.object)
-            && !foreign_keys.contains(&e.object)
-            && !on_view.contains(&e.object)
+    let ordinary = |e: &Statement| {
+        e.section == Section::Post
+            && !LAST.contains(&e.kind)
+            && !APART.contains(&e.kind)
+            && !built.contains(&e.object())
+            && !foreign_keys.contains(&e.object())
+            && !on_view.contains(&e.object())
     };
     make_some(run, target, source, judge, ordinary).await?;
     refresh(run, target, source, judge).await?;
-    make_some(run, target, source, judge, |e| on_view.contains(&e.object)).await?;
+    make_some(run, target, source, judge, |e| on_view.contains(&e.object())).await?;
 
     run.progress(|p| p.phase = "foreign keys".to_owned());
     let mut validations = Vec::new();
@@ -115,9 +86,8 @@ pub(super) async fn finish(
     broken.extend(build::validate(run, sessions, validations, workers).await?);
 
     run.progress(|p| p.phase = "triggers and comments".to_owned());
-    make_some(run, target, source, judge, |e| LAST.contains(&e.desc.as_str()) && e.section == Section::PostData).await?;
-    let early = |e: &Entry| e.section == Section::None && e.desc == "COMMENT";
-    make_comments(run, target, source, judge, early, &broken).await?;
+    make_some(run, target, source, judge, |e| LAST.contains(&e.kind) && e.section == Section::Post).await?;
+    make_comments(run, target, source, judge, &broken).await?;
     for node in source.graph.nodes.values().filter(|n| n.is_relation() && n.sort == 'p' && judge.is_made(n.id)) {
         let name = node.table_name();
         target
@@ -139,7 +109,7 @@ async fn make_some(
     target: &Client,
     source: &Source,
     judge: &mut Judge<'_>,
-    wanted: impl Fn(&Entry) -> bool,
+    wanted: impl Fn(&Statement) -> bool,
 ) -> anyhow::Result<()> {
     for (i, entry) in source.entries.iter().enumerate() {
         if judge.fates[i] != Some(Fate::Made) || !wanted(entry) {
@@ -150,43 +120,41 @@ async fn make_some(
             continue;
         }
         let start = Instant::now();
-        match target.batch_execute(&entry.definition).await {
+        match target.batch_execute(&entry.sql).await {
             Ok(()) => {}
             Err(error) if judge.is_loose(entry) && !error.is_closed() => {
                 judge.skip(run, i, &explain(&error));
                 continue;
             }
             Err(error) => {
-                return Err(error).doing(|| format!("making {} {}", entry.desc.to_lowercase(), entry.tag)).map_err(Into::into);
+                return Err(error).doing(|| format!("making {} {}", entry.kind, entry.told())).map_err(Into::into);
             }
         }
-        if matches!(entry.desc.as_str(), "INDEX" | "CONSTRAINT") {
+        if matches!(entry.kind, Kind::Index | Kind::Key) {
+            let kind = entry.kind.to_string().to_uppercase();
             run.info_with(
-                format!("{} {}", entry.desc, entry.tag),
-                json!({"item_kind": entry.desc, "item": entry.tag, "duration_ms": millis(start)}),
+                format!("{kind} {}", entry.name),
+                json!({"item_kind": kind, "item": entry.name, "duration_ms": millis(start)}),
             );
         }
     }
     Ok(())
 }
 
-/// Comments of what was made after the rows. Those of earlier objects are there already, and
-/// making them again would change nothing, so only the former are chosen.
+/// Comments of what was made after the rows.
 async fn make_comments(
     run: &Run,
     target: &Client,
     source: &Source,
     judge: &mut Judge<'_>,
-    wanted: impl Fn(&Entry) -> bool,
     broken: &[String],
 ) -> anyhow::Result<()> {
-    let late: HashSet<i64> = source.entries.iter().filter(|e| e.section == Section::PostData).map(|e| e.dump_id).collect();
-    for (i, entry) in source.entries.iter().enumerate() {
-        let is_late = entry.dependencies.iter().any(|d| late.contains(d));
-        if judge.fates[i] != Some(Fate::Made) || !is_late || !wanted(entry) || judge.missing_need(i).is_some() {
+    let late = |e: &Statement| e.kind == Kind::Comment && e.section == Section::Post;
+    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| late(e)) {
+        if judge.fates[i] != Some(Fate::Made) || judge.missing_need(i).is_some() {
             continue;
         }
-        if let Err(error) = target.batch_execute(&entry.definition).await {
+        if let Err(error) = target.batch_execute(&entry.sql).await {
             // A key that was left out has no comment; that was told already.
             if broken.is_empty() {
                 judge.skip(run, i, &explain(&error));
@@ -219,8 +187,8 @@ async fn search_path_of_role(target: &Client, source: &Source) -> anyhow::Result
 /// Fills the materialized views in an order that they can be filled in. The role's own search
 /// path is used, because their queries were written for it.
 async fn refresh(run: &Run, target: &Client, source: &Source, judge: &mut Judge<'_>) -> anyhow::Result<()> {
-    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.desc == "MATERIALIZED VIEW") {
-        let Some(node) = source.graph.nodes.get(&entry.object) else { continue };
+    for (i, entry) in source.entries.iter().enumerate().filter(|(_, e)| e.kind == Kind::MaterializedView) {
+        let Some(node) = source.graph.nodes.get(&entry.object()) else { continue };
         if judge.fates[i] != Some(Fate::Made) || source.unpopulated.contains(&node.id.1) {
             continue;
         }

@@ -17,7 +17,8 @@ const TARGET: &str = "
 ('search_path', ''), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
 ('idle_session_timeout', '0'), ('lock_timeout', '300s'), ('row_security', 'off'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),
 ('xmloption', 'content'), ('check_function_bodies', 'off'), ('synchronous_commit', 'off'), ('client_min_messages', 'warning'),
-('standard_conforming_strings', 'on'), ('default_tablespace', ''), ('default_transaction_read_only', 'off'), ('jit', 'off')";
+('standard_conforming_strings', 'on'), ('default_tablespace', ''), ('default_table_access_method', 'heap'),
+('transform_null_equals', 'off'), ('default_transaction_read_only', 'off'), ('jit', 'off')";
 
 /// Opens sessions and remembers how to cancel what they do.
 pub(super) struct Sessions<'d> {

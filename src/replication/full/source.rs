@@ -2,19 +2,16 @@
 //! before anything is changed.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use tokio_postgres::Client;
 
 use super::Refused;
-use super::archive::Entry;
 use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
-use super::dump;
 use super::relocate::Relocation;
 use super::tables::{self, SourceIndex, SourceKey, SourceTable};
-use crate::postgres::client_programs::PgDump;
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing};
+use crate::replication::ddl::{self, Catalogue, Cause, Statement};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -33,7 +30,9 @@ pub(super) struct Source {
     pub(super) index_identities: Vec<String>,
     pub(super) foreign_keys: Vec<SourceKey>,
     /// Every definition, in an order that works.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<Statement>,
+    /// What cannot be copied, for the summary.
+    pub(super) refused: Vec<String>,
     /// Names of the tables that the target keeps.
     pub(super) kept: HashSet<TableName>,
     /// The source's tables that the target keeps, partitions included.
@@ -44,20 +43,13 @@ pub(super) struct Source {
     pub(super) relocation: Relocation,
 }
 
-/// What the two servers are.
-#[derive(Clone, Debug)]
-pub(super) struct Servers {
-    pub(super) source_major: u32,
-    pub(super) target_major: u32,
-}
-
 /// Refuses a pair of databases that cannot be source and target.
 pub(super) async fn check_servers(
     run: &Run,
     databases: (&Database, &Database),
     source: &Connection,
     target: &Connection,
-) -> anyhow::Result<Servers> {
+) -> anyhow::Result<()> {
     const SERVER: &str = "select pg_is_in_recovery(), current_setting('server_version_num')::int";
     let (from, to) = databases;
     let row = source.query_one(SERVER, &[]).await.doing(|| format!("asking {from} what it is"))?;
@@ -75,15 +67,13 @@ pub(super) async fn check_servers(
         ))
         .into());
     }
-    let major = |version: i32| u32::try_from(version / 10_000).unwrap_or_default();
-    let servers = Servers { source_major: major(source_version), target_major: major(target_version) };
-    if servers.target_major < servers.source_major {
+    let (source_major, target_major) = (source_version / 10_000, target_version / 10_000);
+    if target_major < source_major {
         run.warn(format!(
-            "the target runs PostgreSQL {} and the source {}: definitions that the target does not know will be refused",
-            servers.target_major, servers.source_major
+            "the target runs PostgreSQL {target_major} and the source {source_major}: definitions that the target does not know will be refused"
         ));
     }
-    Ok(servers)
+    Ok(())
 }
 
 impl Source {
@@ -138,6 +128,7 @@ impl Source {
             index_names: plain.into_iter().map(|i| i.name).collect(),
             foreign_keys: tables::foreign_keys(session).await?,
             entries: Vec::new(),
+            refused: Vec::new(),
             kept,
             kept_oids,
             unpopulated: tables::unpopulated(session).await?,
@@ -146,19 +137,22 @@ impl Source {
         })
     }
 
-    /// Adds the definitions, by pg_dump in the same snapshot.
-    pub(super) async fn read_definitions(
-        &mut self,
-        database: &Database,
-        session: &Client,
-        snapshot: &str,
-        major: u32,
-        programs: Option<&Path>,
-    ) -> anyhow::Result<()> {
-        let program = PgDump::find(programs, major).await?;
-        let unreadable: Vec<TableName> =
-            tables::tables(session).await?.into_iter().filter(|t| !t.readable).map(|t| t.name).collect();
-        self.entries = dump::definitions(&program, database, snapshot, &unreadable).await?;
+    /// Adds the definitions, read in `session`'s snapshot, and tells what cannot be copied.
+    pub(super) async fn read_definitions(&mut self, run: &Run, session: &Connection, target: &Client) -> anyhow::Result<()> {
+        const SUPERUSER: &str = "select rolsuper from pg_roles where rolname = current_user";
+        let superuser = target.query_one(SUPERUSER, &[]).await.doing(|| "reading our rights on the target".to_owned())?.get(0);
+        const SCHEMAS: &str = "select nspname::text from pg_namespace";
+        let schemas = session.query(SCHEMAS, &[]).await.doing(|| "listing the source's schemas".to_owned())?;
+        let without_schemas = schemas.into_iter().map(|row| row.get::<_, String>(0)).filter(|s| catalog::is_own(s)).collect();
+        let options = ddl::Options { without_schemas, superuser, ..ddl::Options::default() };
+        let catalogue = Catalogue::read(session, &options).await?;
+        for refusal in catalogue.refusals() {
+            run.warn(format!("left out {}: {}", refusal.told(), refusal.reason));
+            if refusal.cause != Cause::Property {
+                self.refused.push(refusal.told());
+            }
+        }
+        self.entries = catalogue.into_statements();
         Ok(())
     }
 }

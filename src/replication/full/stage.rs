@@ -16,6 +16,7 @@ use super::source::Source;
 use super::state;
 use super::target::{self, Fate, Judge};
 use crate::postgres::{Doing, quote_identifier};
+use crate::replication::ddl::Kind;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -46,7 +47,7 @@ pub(super) async fn relocate(
     let mut judge = Judge::new(source, there, foreign_keys);
     for (i, entry) in source.entries.iter().enumerate() {
         let mut fate = judge.judge(i, &present);
-        let node = source.graph.nodes.get(&entry.object);
+        let node = source.graph.nodes.get(&entry.object());
         match node.filter(|_| fate == Fate::Made) {
             Some(node) if node.id.0 == PG_PROC && present.contains(&node.key()) => {
                 if ours.get(&node.identity) == theirs.get(&node.identity) {
@@ -61,8 +62,8 @@ pub(super) async fn relocate(
                 tables.insert(node.id.1);
             }
             Some(node) if matches!(node.id.0, PG_TYPE | PG_PROC) => names.extend(relocate::split(&node.identity)),
-            _ if fate == Fate::Made && entry.desc == "STATISTICS" => {
-                names.extend(entry.schema.clone().map(|schema| TableName { schema, name: entry.tag.clone() }));
+            _ if fate == Fate::Made && entry.kind == Kind::Statistics => {
+                names.extend(entry.schema.clone().map(|schema| TableName { schema, name: entry.name.clone() }));
             }
             _ => {}
         }
@@ -210,7 +211,7 @@ impl Source {
                 *text = changed;
             }
         };
-        self.entries.iter_mut().for_each(|entry| change(&mut entry.definition));
+        self.entries.iter_mut().for_each(|entry| change(&mut entry.sql));
         for index in self.indexes.values_mut().flatten() {
             change(&mut index.definition);
             index.marks.iter_mut().for_each(change);

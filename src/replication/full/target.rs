@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio_postgres::{Client, Transaction};
 
-use super::archive::{Entry, Section};
-use super::catalog::{Graph, Key, Node, OWN_SCHEMA, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
+use super::catalog::{Graph, Key, Node, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
 use super::drops::{self, DropPlan, Known};
 use super::source::Source;
 use super::{saved, state, tables};
 use crate::postgres::{Doing, PostgresError, explain, quote_literal};
+use crate::replication::ddl::{Kind, Section, Statement};
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -31,10 +31,9 @@ pub(super) enum Fate {
     Skipped(String),
 }
 
-/// Decides for each definition of the source, in the archive's order.
+/// Decides for each definition of the source, in their order.
 pub(super) struct Judge<'a> {
     source: &'a Source,
-    by_dump_id: HashMap<i64, usize>,
     /// Index of the entry that makes an object.
     maker: HashMap<ObjectId, usize>,
     /// Depends on a kept table that the target does not have; the text names it.
@@ -59,84 +58,63 @@ impl<'a> Judge<'a> {
             }
         }
         let loose = graph.closure_of_dependents(source.kept_oids.iter().map(|oid| (PG_CLASS, *oid)));
-        let maker = source.entries.iter().enumerate().filter(|(_, e)| e.object.1 != 0).map(|(i, e)| (e.object, i)).collect();
-        Judge {
-            source,
-            by_dump_id: super::archive::by_dump_id(&source.entries),
-            maker,
-            orphaned,
-            loose,
-            foreign_keys,
-            fates: vec![None; source.entries.len()],
-        }
+        let maker = source.entries.iter().enumerate().filter(|(_, e)| e.catalogue != 0).map(|(i, e)| (e.object(), i)).collect();
+        Judge { source, maker, orphaned, loose, foreign_keys, fates: vec![None; source.entries.len()] }
     }
 
-    pub(super) fn node(&self, entry: &Entry) -> Option<&'a Node> {
-        self.source.graph.nodes.get(&self.source.graph.top(entry.object))
+    pub(super) fn node(&self, entry: &Statement) -> Option<&'a Node> {
+        self.source.graph.nodes.get(&self.source.graph.top(entry.object()))
     }
 
     /// May be refused without failing the run: it needs a kept table as it is on the source, or
     /// something that a warehouse rarely has.
-    pub(super) fn is_loose(&self, entry: &Entry) -> bool {
-        const RARE: &[&str] = &[
-            "COMMENT",
-            "EXTENSION",
-            "EVENT TRIGGER",
-            "FOREIGN DATA WRAPPER",
-            "SERVER",
-            "USER MAPPING",
-            "FOREIGN TABLE",
-            "PROCEDURAL LANGUAGE",
-            "TRANSFORM",
-            "ACCESS METHOD",
-            "POLICY",
-            "TRIGGER",
-            "RULE",
+    pub(super) fn is_loose(&self, entry: &Statement) -> bool {
+        const RARE: &[Kind] = &[
+            Kind::Comment,
+            Kind::Extension,
+            Kind::ExtensionDependency,
+            Kind::Language,
+            Kind::Transform,
+            Kind::AccessMethod,
+            Kind::Policy,
+            Kind::Trigger,
+            Kind::TriggerState,
+            Kind::Rule,
         ];
         // A table left out would be rows lost in silence.
-        RARE.contains(&entry.desc.as_str())
-            || (entry.desc != "TABLE" && self.loose.contains(&self.source.graph.top(entry.object)))
+        RARE.contains(&entry.kind) || (entry.kind != Kind::Table && self.loose.contains(&self.source.graph.top(entry.object())))
     }
 
     /// Decides for entry `i`, those before it being decided.
     pub(super) fn judge(&self, i: usize, present: &HashSet<Key>) -> Fate {
-        const NOT_OURS: &[&str] = &[
-            "ENCODING",
-            "STDSTRINGS",
-            "SEARCHPATH",
-            "DATABASE",
-            "DATABASE PROPERTIES",
-            "ACL",
-            "DEFAULT ACL",
-            "SECURITY LABEL",
-            "STATISTICS DATA",
-        ];
         let entry = &self.source.entries[i];
-        let own = entry.schema.as_deref() == Some(OWN_SCHEMA) || (entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA);
-        if own || entry.section == Section::Data || entry.definition.trim().is_empty() || NOT_OURS.contains(&entry.desc.as_str())
-        {
+        let step = entry.catalogue == 0;
+        // These are done by us, in another order.
+        if matches!(entry.kind, Kind::Refresh | Kind::ForeignKeyValidation) {
             return Fate::Ignored;
         }
-        let needed = entry.dependencies.iter().filter_map(|d| self.by_dump_id.get(d)).filter(|d| **d < i);
-        let mut needed_any = false;
-        for other in needed {
-            needed_any = true;
+        // It is the heir that is made or kept, whatever becomes of the parent.
+        let heir = matches!(entry.kind, Kind::Partition | Kind::Inheritance);
+        if heir && self.maker.get(&(PG_CLASS, entry.relation)).is_some_and(|m| self.fates[*m] != Some(Fate::Made)) {
+            return Fate::Ignored;
+        }
+        for other in &entry.depends_on {
             match &self.fates[*other] {
-                Some(Fate::Skipped(_)) if entry.object.1 == 0 => return Fate::Ignored,
+                Some(Fate::Skipped(_)) if step => return Fate::Ignored,
                 Some(Fate::Skipped(_)) => {
                     let other = &self.source.entries[*other];
-                    return Fate::Skipped(format!("needs {} {}, which was left out", other.desc.to_lowercase(), other.tag));
+                    return Fate::Skipped(format!("needs {} {}, which was left out", other.kind, other.told()));
                 }
                 // A comment, an attachment …: goes with its objects, and what is kept is not touched.
-                Some(Fate::Ignored | Fate::Kept) if entry.object.1 == 0 => return Fate::Ignored,
+                Some(Fate::Ignored | Fate::Kept) if step && !heir => return Fate::Ignored,
                 _ => {}
             }
         }
-        if entry.object.1 == 0 {
-            return if needed_any { Fate::Made } else { Fate::Ignored };
+        if step {
+            return if entry.depends_on.is_empty() { Fate::Ignored } else { Fate::Made };
         }
         let graph = &self.source.graph;
-        let top = graph.top(entry.object);
+        let top = graph.top(entry.object());
         let Some(node) = self.node(entry) else { return Fate::Made };
         if node.is_foreign_key() && !self.foreign_keys {
             return Fate::Ignored;
@@ -148,7 +126,7 @@ impl<'a> Judge<'a> {
         if let Some(table) = self.orphaned.get(&top) {
             return Fate::Skipped(format!("needs table `{table}`, which is kept and does not exist on the target"));
         }
-        if entry.object != top {
+        if entry.object() != top {
             // A part goes with its whole.
             return match self.maker.get(&top).and_then(|m| self.fates[*m].clone()) {
                 Some(Fate::Kept | Fate::Ignored) => Fate::Ignored,
@@ -161,17 +139,16 @@ impl<'a> Judge<'a> {
 
     pub(super) fn skip(&mut self, run: &Run, i: usize, reason: &str) {
         let entry = &self.source.entries[i];
-        run.warn(format!("left out {} {}: {reason}", entry.desc.to_lowercase(), told(entry)));
+        run.warn(format!("left out {} {}: {reason}", entry.kind, entry.told()));
         self.fates[i] = Some(Fate::Skipped(reason.to_owned()));
     }
 
     /// What entry `i` needs and was left out since it was decided on.
     pub(super) fn missing_need(&self, i: usize) -> Option<String> {
         let entry = &self.source.entries[i];
-        let mut needed = entry.dependencies.iter().filter_map(|d| self.by_dump_id.get(d));
-        needed.find(|d| matches!(self.fates[**d], Some(Fate::Skipped(_)))).map(|d| {
+        entry.depends_on.iter().find(|d| matches!(self.fates[**d], Some(Fate::Skipped(_)))).map(|d| {
             let other = &self.source.entries[*d];
-            format!("needs {} {}, which was left out", other.desc.to_lowercase(), told(other))
+            format!("needs {} {}, which was left out", other.kind, other.told())
         })
     }
 
@@ -180,15 +157,15 @@ impl<'a> Judge<'a> {
         self.fates
             .iter()
             .zip(&self.source.entries)
-            .filter(|(fate, entry)| matches!(fate, Some(Fate::Skipped(_))) && entry.desc != "COMMENT")
-            .map(|(_, entry)| format!("{} {}", entry.desc.to_lowercase(), told(entry)))
+            .filter(|(fate, entry)| matches!(fate, Some(Fate::Skipped(_))) && entry.kind != Kind::Comment)
+            .map(|(_, entry)| format!("{} {}", entry.kind, entry.told()))
             .collect()
     }
 
     /// What is ours on the target: everything that was made, and the source's indexes.
     pub(super) fn made_keys(&self) -> HashSet<Key> {
         let objects = self.source.entries.iter().enumerate().filter_map(|(i, entry)| {
-            let stands_for_itself = self.fates[i] == Some(Fate::Made) && self.source.graph.top(entry.object) == entry.object;
+            let stands_for_itself = self.fates[i] == Some(Fate::Made) && self.source.graph.top(entry.object()) == entry.object();
             self.node(entry).filter(|n| stands_for_itself && !n.is_foreign_key()).map(Node::key)
         });
         let indexes = self.source.index_identities.iter().map(|identity| ("index".to_owned(), identity.clone()));
@@ -203,13 +180,6 @@ impl<'a> Judge<'a> {
     /// Whether the object touches a kept table.
     pub(super) fn touches_kept(&self, object: ObjectId) -> bool {
         self.loose.contains(&object)
-    }
-}
-
-fn told(entry: &Entry) -> String {
-    match entry.schema.as_deref() {
-        None | Some("public") => entry.tag.clone(),
-        Some(schema) => format!("{schema}.{}", entry.tag),
     }
 }
 
@@ -334,15 +304,15 @@ pub(super) async fn make_one(
 ) -> anyhow::Result<()> {
     let entry = &judge.source.entries[i];
     match &fate {
-        Fate::Skipped(reason) if entry.desc == "TABLE" => {
-            anyhow::bail!("table `{}` cannot be made on the target: {reason}", told(entry))
+        Fate::Skipped(reason) if entry.kind == Kind::Table => {
+            anyhow::bail!("table `{}` cannot be made on the target: {reason}", entry.told())
         }
         Fate::Skipped(reason) => {
             judge.skip(run, i, reason);
             return Ok(());
         }
-        Fate::Made if is_before_rows(judge, i) => {
-            let replaces = entry.object.0 == PG_PROC && judge.node(entry).is_some_and(|n| present.contains(&n.key()));
+        Fate::Made if entry.section == Section::Pre => {
+            let replaces = entry.catalogue == PG_PROC && judge.node(entry).is_some_and(|n| present.contains(&n.key()));
             if let Err(reason) = make(tx, entry, replaces, judge.is_loose(entry), judge.node(entry)).await? {
                 judge.skip(run, i, &reason);
                 return Ok(());
@@ -352,20 +322,6 @@ pub(super) async fn make_one(
     }
     judge.fates[i] = Some(fate);
     Ok(())
-}
-
-/// Comments of indexes and the like wait for them.
-fn is_before_rows(judge: &Judge<'_>, i: usize) -> bool {
-    let entry = &judge.source.entries[i];
-    match entry.section {
-        Section::PreData => true,
-        Section::None => entry
-            .dependencies
-            .iter()
-            .filter_map(|d| judge.by_dump_id.get(d))
-            .all(|d| judge.source.entries[*d].section == Section::PreData),
-        _ => false,
-    }
 }
 
 async fn lock(tx: &Transaction<'_>, source: &Source, graph: &Graph, own_views: &HashSet<TableName>) -> anyhow::Result<()> {
@@ -432,20 +388,20 @@ fn refuse_other_losses(before: &Graph, after: &Graph, plan: &DropPlan) -> anyhow
 /// Makes one definition. The inner error is a reason to leave it out.
 async fn make(
     tx: &mut Transaction<'_>,
-    entry: &Entry,
+    entry: &Statement,
     replaces: bool,
     loose: bool,
     node: Option<&Node>,
 ) -> Result<Result<(), String>, PostgresError> {
-    let doing = || format!("making {} {} on the target", entry.desc.to_lowercase(), told(entry));
+    let doing = || format!("making {} {} on the target", entry.kind, entry.told());
     if !replaces && !loose {
-        return tx.batch_execute(&entry.definition).await.doing(doing).map(Ok);
+        return tx.batch_execute(&entry.sql).await.doing(doing).map(Ok);
     }
-    let definition = if replaces { or_replace(&entry.definition) } else { entry.definition.clone() };
+    let definition = if replaces { or_replace(&entry.sql) } else { entry.sql.clone() };
     let first = attempt(tx, &definition).await?;
     let (true, Some(node), Err(_)) = (replaces, node, &first) else { return Ok(first) };
     // A function whose result type changed cannot be replaced, only dropped, unless it is needed.
-    attempt(tx, &format!("drop routine {} restrict; {}", node.identity, entry.definition)).await
+    attempt(tx, &format!("drop routine {} restrict; {}", node.identity, entry.sql)).await
 }
 
 pub(super) async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Result<(), String>, PostgresError> {
@@ -461,9 +417,10 @@ pub(super) async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Resul
 }
 
 pub(super) fn or_replace(definition: &str) -> String {
-    for kind in ["FUNCTION", "PROCEDURE", "AGGREGATE"] {
-        if let Some(rest) = definition.strip_prefix(&format!("CREATE {kind} ")) {
-            return format!("CREATE OR REPLACE {kind} {rest}");
+    // The server writes the others with it.
+    for kind in ["function", "procedure", "aggregate"] {
+        if let Some(rest) = definition.strip_prefix(&format!("create {kind} ")) {
+            return format!("create or replace {kind} {rest}");
         }
     }
     definition.to_owned()

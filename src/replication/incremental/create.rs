@@ -1,14 +1,14 @@
 //! Makes a table on the target that only the source has.
 //!
-//! The definition comes from `pg_dump`, the keys and indexes that follow the load from the
-//! catalogue. All of it is part of the run's one transaction: a failed load leaves no table.
+//! The definition comes from the source's catalogue ([`super::super::ddl`]), and so do the keys and indexes
+//! that follow the load. All of it is part of the run's one transaction: a failed load leaves no table.
 //! Foreign keys and triggers are not made: they would bind rows that only grow to tables that the
 //! full replication replaces. Partitions that are new on the source are made the same way.
 
-use std::path::Path;
+use std::collections::HashSet;
 
-use crate::postgres::client_programs::{DumpError, PgDump};
-use crate::postgres::{Connection, Database, Doing, quote_identifier, quote_qualified, server_major};
+use crate::postgres::{Connection, Doing, PostgresError, explain, quote_identifier, quote_qualified};
+use crate::replication::ddl::{Catalogue, DdlError, Kind, Options, Section, Statement};
 use crate::replication::settings::TableName;
 
 use super::IncrementalError;
@@ -47,12 +47,7 @@ pub(super) async fn absent(
             let mut tables = Vec::new();
             for row in rows {
                 let part = TableName { schema: row.get(1), name: row.get(2) };
-                let exists: bool = target
-                    .query_one("select pg_catalog.to_regclass($1) is not null", &[&part.quoted()])
-                    .await
-                    .doing(|| format!("looking for partition `{part}` on the target"))?
-                    .get(0);
-                if !exists {
+                if !exists(target, "regclass", &part.quoted()).await? {
                     tables.push((row.get(0), part));
                 }
             }
@@ -62,44 +57,60 @@ pub(super) async fn absent(
     Ok((!tables.is_empty()).then_some(Absent { tables }))
 }
 
-/// Makes the tables without indexes. `programs` is the directory of pg_dump; none: it is looked for.
+/// Makes the tables without indexes, and the sequences that their defaults use.
 pub(super) async fn make(
-    (source, source_session): (&Database, &Connection),
-    programs: Option<&Path>,
+    source: &Connection,
     target: &Connection,
     table: &TableName,
     absent: &Absent,
 ) -> Result<(), IncrementalError> {
-    let failed = |reason: String| IncrementalError::Create {
-        table: table.clone(),
-        reason,
-        way_out: "make first what it needs (schema, types, functions); the full replication does that".to_owned(),
-    };
-    let mut what = vec!["--section=pre-data".to_owned()];
-    // A quoted pattern is exact.
-    what.extend(absent.tables.iter().map(|(_, absent)| format!("--table={}", absent.quoted())));
-    let tool = |error: DumpError| IncrementalError::tool(table, error);
-    let program = PgDump::find(programs, server_major(source_session).await?).await.map_err(|e| tool(e.into()))?;
-    let dump = program.script(source, &what).await.map_err(tool)?;
+    let failed = |reason: String| IncrementalError::Create { table: table.clone(), reason };
+    let catalogue = Catalogue::read(source, &Options::default()).await.map_err(|error| match error {
+        DdlError::Postgres(error) => IncrementalError::Postgres(error),
+        other => failed(other.to_string()),
+    })?;
+    if let Some(refusal) = catalogue.refusals().iter().find(|r| absent.tables.iter().any(|(oid, _)| *oid == r.oid)) {
+        return Err(failed(refusal.reason.clone()));
+    }
     for (_, absent) in &absent.tables {
         let schema = quote_identifier(&absent.schema);
-        let exists: bool = target
-            .query_one("select pg_catalog.to_regnamespace($1) is not null", &[&schema])
-            .await
-            .doing(|| format!("looking for schema {schema} on the target"))?
-            .get(0);
-        if !exists {
+        if !exists(target, "regnamespace", &schema).await? {
             let create = format!("create schema {schema}");
-            target.batch_execute(&create).await.map_err(|e| failed(crate::postgres::explain(&e)))?;
+            target.batch_execute(&create).await.map_err(|e| failed(explain(&e)))?;
         }
     }
-    // The dump's own settings are left out: an older server does not know them all. Names are
-    // qualified, and texts written for this one.
+    let chosen = chosen(target, catalogue.statements(), absent).await?;
+    // Texts are written for these, and names are qualified.
     let sql = format!(
-        "set local search_path = ''; set local standard_conforming_strings = on;\n{}\n; reset search_path",
-        dump.definitions
+        "set local search_path = ''; set local standard_conforming_strings = on;\n{};\nreset search_path",
+        chosen.join(";\n")
     );
-    target.batch_execute(&sql).await.map_err(|e| failed(crate::postgres::explain(&e)))
+    target.batch_execute(&sql).await.map_err(|e| failed(explain(&e)))
+}
+
+/// The statements, in their order, that make the tables and what belongs to them.
+async fn chosen<'s>(target: &Connection, all: &'s [Statement], absent: &Absent) -> Result<Vec<&'s str>, PostgresError> {
+    let mut relations: HashSet<u32> = absent.tables.iter().map(|(oid, _)| *oid).collect();
+    let before = |s: &&Statement| s.section == Section::Pre;
+    let needed: Vec<&Statement> = all
+        .iter()
+        .filter(|s| relations.contains(&s.relation))
+        .filter(before)
+        .flat_map(|s| s.depends_on.iter().map(|at| &all[*at]))
+        .filter(|s| s.kind == Kind::Sequence)
+        .collect();
+    for sequence in needed {
+        let name = quote_qualified(sequence.schema.as_deref().unwrap_or_default(), &sequence.name);
+        if !exists(target, "regclass", &name).await? {
+            relations.insert(sequence.oid);
+        }
+    }
+    Ok(all.iter().filter(|s| relations.contains(&s.relation)).filter(before).map(|s| s.sql.as_str()).collect())
+}
+
+async fn exists(target: &Connection, class: &str, name: &str) -> Result<bool, PostgresError> {
+    let sql = format!("select pg_catalog.to_{class}($1) is not null");
+    Ok(target.query_one(&sql, &[&name]).await.doing(|| format!("looking for {name} on the target"))?.get(0))
 }
 
 /// Builds keys and indexes behind the load.

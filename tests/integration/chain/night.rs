@@ -305,7 +305,7 @@ impl Night {
         eventually("all sessions have ended", Duration::from_secs(10), async || {
             let left: i64 = self
                 .target
-                .query_one("select count(*) from pg_stat_activity where application_name like 'bullwork%' or application_name like 'pg_dump%'", &[])
+                .query_one("select count(*) from pg_stat_activity where application_name like 'bullwork%'", &[])
                 .await
                 .unwrap()
                 .get(0);

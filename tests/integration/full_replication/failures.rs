@@ -81,23 +81,6 @@ async fn a_source_in_recovery_is_refused() {
 }
 
 #[tokio::test]
-async fn a_missing_or_old_pg_dump_is_told_with_the_way_out() {
-    use std::os::unix::fs::PermissionsExt;
-    let mut world = World::new().await;
-    world.on_target(YESTERDAY).await;
-    let directory = tempfile::tempdir().unwrap();
-    world.config.programs = Some(directory.path().to_owned());
-    let error = world.fail().await;
-    assert!(error.contains("no pg_dump in PG_BIN=") && error.contains("apt-get install postgresql-client-"), "{error}");
-    let program = directory.path().join("pg_dump");
-    std::fs::write(&program, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n").unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let error = world.fail().await;
-    assert!(error.contains("pg_dump 9.6.24") && error.contains("is older than the server that it reads"), "{error}");
-    assert_eq!(world.text("select id::text from small").await, "42");
-}
-
-#[tokio::test]
 async fn rights_that_are_missing_are_told_before_anything_is_changed() {
     let mut world = World::new().await;
     world
@@ -258,25 +241,31 @@ async fn a_kept_table_that_needs_a_replaced_one_stops_the_run_before_anything_go
     assert_eq!(world.text("select id::text from t").await, "42");
 }
 
-#[tokio::test]
-async fn no_password_stands_in_arguments_and_no_file_is_left() {
-    let mut world = World::new().await;
-    world.on_source(SLOW).await;
+#[test]
+fn no_client_program_is_needed_and_no_file_is_left() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cluster = Cluster::start();
+    runtime.block_on(async {
+        cluster
+            .create("production")
+            .await
+            .batch_execute("create table t (id int primary key); insert into t values (1)")
+            .await
+            .unwrap();
+        cluster.create("warehouse").await;
+    });
     let directory = tempfile::tempdir().unwrap();
-    let real = crate::support::postgres::programs().join("pg_dump");
-    let program = directory.path().join("pg_dump");
-    let log = directory.path().join("log");
-    let script = format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", log.display(), real.display());
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    world.config.programs = Some(directory.path().to_owned());
-    let before: Vec<_> = std::fs::read_dir(".").unwrap().flatten().map(|e| e.file_name()).collect();
-    world.run().await;
-    let after: Vec<_> = std::fs::read_dir(".").unwrap().flatten().map(|e| e.file_name()).collect();
-    assert_eq!(before, after);
-    let arguments = std::fs::read_to_string(&log).unwrap();
-    assert!(arguments.contains("--schema-only") && arguments.contains("--snapshot="), "{arguments}");
-    assert!(!arguments.contains("horse") && !arguments.contains("postgres://") && !arguments.contains("--file"), "{arguments}");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_bullwork"))
+        .args(["run", "full-replication"])
+        .env_clear()
+        .env("PATH", directory.path())
+        .env("SOURCE_DATABASE_URL", cluster.url("production"))
+        .env("TARGET_DATABASE_URL", cluster.url("warehouse"))
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ async fn excluded_tables_are_not_created_and_what_needs_them_is_told() {
         assert_eq!(
             left_out,
             [
-                "fk constraint answers-corrected answers-corrected_a_fkey",
+                "foreign key answers-corrected answers-corrected_a_fkey",
                 "function counted()",
                 "view over_answers",
                 "view over_view"

@@ -6,7 +6,6 @@ use bullwork::worker::{JobContext, JobKind, Outcome, Run};
 use serde_json::json;
 
 use super::{Pair, number, run};
-use crate::support::postgres::programs;
 
 #[tokio::test]
 async fn new_rows_are_appended_and_the_log_tells_real_counts() {
@@ -172,32 +171,6 @@ async fn a_table_that_cannot_be_made_says_what_is_missing() {
     assert!(ran.error().contains("table `moody` is absent on the target and cannot be made there"), "{}", ran.error());
     assert!(ran.error().contains("public.mood") && ran.error().contains("full replication"), "{}", ran.error());
     assert_eq!(number(&pair.target, "select count(*) from ok").await, 0);
-}
-
-#[tokio::test]
-async fn an_absent_table_is_made_by_the_pg_dump_of_pg_bin() {
-    let pair = Pair::new("select").await;
-    pair.source("create table t (id int primary key); insert into t values (1)").await;
-    let directory = tempfile::tempdir().unwrap();
-    let run = async |programs: &std::path::Path| {
-        let environment = Environment::of([
-            ("SOURCE_DATABASE_URL", pair.cluster.url("production").as_str()),
-            ("TARGET_DATABASE_URL", pair.cluster.url("warehouse").as_str()),
-            ("BACKUP_MODE", r#"{"t":"incremental"}"#),
-            ("PG_BIN", programs.to_str().unwrap()),
-        ]);
-        let reader = Reader::new(&environment);
-        let kind = IncrementalReplication::from_settings(&reader);
-        reader.finish().unwrap();
-        let ctx = JobContext { payload: Default::default(), attempt: 1, attempts: 1, run: Run::detached(), memory: None };
-        kind.run(&ctx).await.map_err(|e| format!("{e:#}"))
-    };
-    let error = run(directory.path()).await.unwrap_err();
-    let wanted = format!("no pg_dump in PG_BIN={}, and version ", directory.path().display());
-    assert!(error.contains("table `t` is absent on the target") && error.contains(&wanted), "{error}");
-    assert!(error.contains("install pg_dump") && error.contains("or set PG_BIN"), "{error}");
-    assert_eq!(number(&pair.target, "select count(*) from pg_class where relname = 't'").await, 0);
-    assert_eq!(run(&programs()).await, Ok(Outcome::Done(json!({ "tables": 1, "rows": 1 }))));
 }
 
 #[tokio::test]
