@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
-use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Swap};
+use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Resume, Swap};
 use crate::replication::settings::{
-    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
+    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_RESUME, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
     RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
 use crate::schedule::Schedule;
@@ -43,6 +43,7 @@ impl JobKind for FullReplication {
         &REPLICATION_SWAP,
         &REPLICATION_SWAP_TIMEOUT,
         &REPLICATION_GENERATIONS,
+        &REPLICATION_RESUME,
         &ENRICHMENT_FILE,
     ];
     type Payload = serde_json::Map<String, serde_json::Value>;
@@ -54,13 +55,22 @@ impl JobKind for FullReplication {
         let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
         let minutes = reader.integer(&REPLICATION_SWAP_TIMEOUT, 1..=1440);
         let generations = u32::try_from(reader.integer(&REPLICATION_GENERATIONS, 0..=9)).unwrap_or(1);
+        let resume = match reader.text(&REPLICATION_RESUME).as_str() {
+            "relaxed" => Resume::Relaxed,
+            other => {
+                if other != "consistent" {
+                    reader.problem(REPLICATION_RESUME.name, format!("`{other}` is neither `consistent` nor `relaxed`"));
+                }
+                Resume::Consistent
+            }
+        };
         let swap = match reader.text(&REPLICATION_SWAP).as_str() {
             "off" => None,
             other => {
                 if other != "on" {
                     reader.problem(REPLICATION_SWAP.name, format!("`{other}` is neither `on` nor `off`"));
                 }
-                Some(Swap { patience: Duration::from_secs(minutes * 60), generations })
+                Some(Swap { patience: Duration::from_secs(minutes * 60), generations, resume })
             }
         };
         let enrichment = Enrichment::from_settings(reader);

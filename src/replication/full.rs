@@ -20,7 +20,7 @@
 //! functions that the source does not have are left alone, or stored and made again when they
 //! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
 //! every table. The target serves one generation or the next, each whole; the one before is kept
-//! ([`rollback`]).
+//! ([`rollback()`]).
 //!
 //! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.
 //!
@@ -28,7 +28,8 @@
 //! CREATE and the ownership of what is replaced. Two runs at once into one target must be
 //! prevented by the caller (the worker's advisory lock).
 //!
-//! **On a crash** yesterday's copy serves, and the next run removes what was being built. In place, from the commit of the
+//! **On a crash** yesterday's copy serves, and the next run goes on with what was being built, or removes it
+//! ([`resume`]). In place, from the commit of the
 //! first transaction on, the target is incomplete, says so in `bullwork.replication_state`, and the next run replaces
 //! what is there: it is recorded what is ours, and stored definitions wait for the end of the run that succeeds.
 
@@ -40,6 +41,7 @@ mod enrich;
 mod finish;
 mod generation;
 mod relocate;
+mod resume;
 mod rollback;
 mod saved;
 mod session;
@@ -58,10 +60,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use enrich::{ENRICHMENT_FILE, Enrichment};
+pub use resume::Resume;
 pub use rollback::rollback;
 
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::ddl::Kind;
+use crate::replication::incremental::watermark::SourceState;
 use crate::replication::settings::{TableModes, TableName};
 use crate::worker::Run;
 use build::{Totals, Work};
@@ -96,6 +100,8 @@ pub struct Swap {
     pub patience: Duration,
     /// Earlier generations that are kept.
     pub generations: u32,
+    /// What becomes of what a run that was cut off had built.
+    pub resume: Resume,
 }
 
 /// What was done.
@@ -174,7 +180,12 @@ async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::
         .doing(|| "reading bullwork.replication_state".to_owned())?;
     Ok(match phase.get::<_, &str>(0) {
         "preparing" => "target untouched".to_owned(),
-        "staging" => format!("target untouched: {serving}; what was built beside it is removed by the next run"),
+        // Others need the room.
+        "staging" if problem.contains("SQLSTATE 53100") => {
+            generation::drop_unfinished(&target).await?;
+            format!("target untouched: {serving}; what was built beside it was removed, because the disk is full")
+        }
+        "staging" => format!("target untouched: {serving}; the next run goes on with what was built beside it, or removes it"),
         "finishing" if config.swap.is_some() && !in_place(&target).await? => {
             format!("{serving}, but not all of somebody's own views and keys; run restart:full-replication")
         }
@@ -198,6 +209,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let own_views = config.enrichment.view_names();
 
     let snapshot = export(&exporter).await?;
+    let moment = SourceState::read(&exporter).await?;
     let there = Graph::read(&target).await?;
     let mut source = Source::read(&exporter, &there, &config.modes).await?;
     check_target(&target, &source, &there, &own_views).await?;
@@ -211,11 +223,12 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let total = source.tables.len() as u64;
     reached.tables.store(total, Ordering::Relaxed);
     state::prepare(&target).await?;
-    let before = state::begin(&target, &snapshot, total).await?;
+    let before = state::begin(&target, &moment.snapshot, total).await?;
     reached.begun.store(true, Ordering::Release);
     if let Some(before) = before.filter(|b| b.state != "complete") {
+        let what = if before.phase == "staging" { "" } else { ": what it left is replaced" };
         run.info(format!(
-            "the run that started at {} did not succeed ({}, {}): what it left is replaced",
+            "the run that started at {} did not succeed ({}, {}){what}",
             before.started_at, before.state, before.phase
         ));
     }
@@ -224,17 +237,30 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let swap = config.swap.filter(|_| may_swap(run, &there, &plan, &source));
     let own_indexes = config.enrichment.index_names();
     let mut functions = stage::Functions::default();
-    if let Some(swap) = swap {
-        if generation::drop_unfinished(&target).await? {
+    let mut done = None;
+    let mut judge = if let Some(swap) = swap {
+        functions = stage::relocate(&exporter, &target, &mut source, &there, &plan, config.foreign_keys).await?;
+        let digest = resume::digest(&source, &stage::staying(&there, &plan));
+        done = resume::look(run, &target, &digest, &moment, swap.resume).await?;
+        if done.is_none() && generation::drop_unfinished(&target).await? {
             run.info("removed what an earlier run had begun to build");
         }
         generation::drop_surplus(run, &target, swap.generations.saturating_sub(1)).await?;
         drops::tell(run, &plan);
-        functions = stage::relocate(&exporter, &target, &mut source, &there, &plan, config.foreign_keys).await?;
-    }
-    let mut judge = if swap.is_some() {
-        stage::make(run, target.client_mut(), &source, &there, &plan, &functions, config.foreign_keys).await?
+        let stage = stage::Stage {
+            source: &source,
+            there: &there,
+            plan: &plan,
+            functions: &functions,
+            foreign_keys: config.foreign_keys,
+        };
+        stage.make(run, target.client_mut(), (&digest, &moment), done.is_some()).await?
     } else {
+        if generation::drop_unfinished(&target).await? {
+            run.info(
+                "starting over: what is replaced in place cannot go on with what an earlier run had begun to build; removed that",
+            );
+        }
         generation::forget(run, &target).await?;
         target::rebuild(run, target.client_mut(), &source, &own_views, &own_indexes, config.foreign_keys).await?
     };
@@ -243,17 +269,22 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     run.info("Start restore Backup");
     run.info("Start restore");
     finish::set_positions(run, &target, &source, &judge).await?;
-    let (tables, built) = plan_work(&source, &judge);
+    let (mut tables, built) = plan_work(&source, &judge);
+    if let Some(done) = &done {
+        build::take_over(&mut tables, done, &resume::built(&target, &source).await?, &reached.totals);
+    }
     run.progress(|p| {
         p.phase = "copying".to_owned();
         p.total = total;
     });
-    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals).await?;
+    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals, swap.is_some()).await?;
     if swap.is_none() {
         state::enter(&target, state::Phase::Finishing, total).await?;
     }
     run.progress(|p| p.phase = "finishing".to_owned());
-    let mut broken = finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1)).await?;
+    let mut broken =
+        finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1), done.is_some())
+            .await?;
     run.info("Restore done");
     run.info("End restore Backup");
 
@@ -288,7 +319,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
                 .filter_map(|entry| Some((judge.node(entry)?.identity.clone(), entry.sql.clone())))
                 .collect(),
             made,
-            snapshot: &snapshot,
+            snapshot: &moment.snapshot,
             index_names: source.index_names.union(&own_indexes).cloned().collect(),
         };
         let decide =
@@ -405,6 +436,8 @@ fn plan_work(source: &Source, judge: &Judge<'_>) -> (Vec<Work>, HashSet<ObjectId
                 table: table.clone(),
                 place: source.relocation.at(&table.name),
                 indexes,
+                done: false,
+                built: HashSet::new(),
                 more: more.remove(&(PG_CLASS, table.oid)).unwrap_or_default(),
             }
         })

@@ -48,6 +48,12 @@ pub static REPLICATION_GENERATIONS: Setting = Setting::new(
     "Earlier copies that are kept after the switch, for `bullwork replication rollback`; 0 to 9. The oldest one goes when the next run begins.",
 )
 .default("1");
+/// What becomes of half a copy.
+pub static REPLICATION_RESUME: Setting = Setting::new(
+    "REPLICATION_RESUME",
+    "What a full copy does with the tables that a run that was cut off had finished: consistent takes them over only if nobody has written to the source since, so that all tables are of one moment; relaxed takes them over although the source moved on.",
+)
+.default("consistent");
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");

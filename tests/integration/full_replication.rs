@@ -5,13 +5,14 @@
 mod copies;
 mod failures;
 mod keeps;
+mod resume;
 mod swap;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bullwork::postgres::Database;
-use bullwork::replication::full::{self, Config, Enrichment, Summary, Swap};
+use bullwork::replication::full::{self, Config, Enrichment, Resume, Summary, Swap};
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::worker::{Progress, Record, Run, RunSink};
 use tokio_postgres::Client;
@@ -43,7 +44,7 @@ impl World {
             foreign_keys: true,
             jobs: 3,
             enrichment: Enrichment::shipped(),
-            swap: Some(Swap { patience: Duration::from_secs(30), generations: 0 }),
+            swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
         };
         World { cluster, source, target, config }
     }

@@ -5,7 +5,7 @@
 //! are built side by side as soon as its rows are committed; then its keys are attached to them,
 //! its marks set, and it is analysed.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,11 +13,14 @@ use std::time::Instant;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::copy::{Copied, copy};
+use super::resume::{self, Done};
 use super::session::Sessions;
 use super::tables::{SourceIndex, SourceTable};
 use crate::postgres::{Connection, Doing};
+use crate::replication::ddl::Kind;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -27,6 +30,10 @@ pub(super) struct Work {
     /// Where it is on the target now.
     pub(super) place: TableName,
     pub(super) indexes: Vec<SourceIndex>,
+    /// Its rows are there already, from a run that was cut off.
+    pub(super) done: bool,
+    /// Indexes, and constraints, that are there already, by name.
+    pub(super) built: HashSet<String>,
     /// Further definitions that belong before ANALYZE: extended statistics.
     pub(super) more: Vec<String>,
 }
@@ -65,9 +72,38 @@ struct Pool<'s> {
     work: &'s [Work],
     workers: usize,
     indexes_left: Vec<AtomicUsize>,
+    /// Built beside the live copy, where whole tables are noted.
+    staged: bool,
     queue: Mutex<Queue>,
     woken: Notify,
     totals: Arc<Totals>,
+}
+
+/// Marks what a run that was cut off has left whole.
+pub(super) fn take_over(work: &mut [Work], done: &Done, built: &HashSet<TableName>, totals: &Totals) {
+    for work in work {
+        let Some(rows) = done.get(&work.table.name) else { continue };
+        work.done = true;
+        work.built = built.iter().filter(|name| name.schema == work.place.schema).map(|name| name.name.clone()).collect();
+        totals.tables.fetch_add(1, Ordering::Relaxed);
+        totals.rows.fetch_add(*rows, Ordering::Relaxed);
+    }
+}
+
+impl Work {
+    /// What is to be done first.
+    fn first(&self) -> Vec<Step> {
+        if self.done { self.after_copy() } else { vec![Step::Copy] }
+    }
+
+    fn missing(&self) -> impl Iterator<Item = usize> {
+        self.indexes.iter().enumerate().filter(|(_, index)| !self.built.contains(&index.name)).map(|(i, _)| i)
+    }
+
+    fn after_copy(&self) -> Vec<Step> {
+        let indexes: Vec<Step> = self.missing().map(Step::Index).collect();
+        if indexes.is_empty() { vec![Step::Finish] } else { indexes }
+    }
 }
 
 /// Does all the work with `workers` workers; the first failure ends it.
@@ -79,22 +115,26 @@ pub(super) async fn all(
     work: &[Work],
     workers: usize,
     totals: &Arc<Totals>,
+    staged: bool,
 ) -> anyhow::Result<()> {
+    let task = |i: usize, w: &Work, step| (w.table.size, std::cmp::Reverse(i as u64), i, step);
     let tasks: BinaryHeap<Task> =
-        work.iter().enumerate().map(|(i, w)| (w.table.size, std::cmp::Reverse(i as u64), i, Step::Copy)).collect();
+        work.iter().enumerate().flat_map(|(i, w)| w.first().into_iter().map(move |step| task(i, w, step))).collect();
+    let copies_left = work.iter().filter(|w| !w.done).count();
     let pool = Pool {
         run: run.clone(),
         sessions,
         snapshot,
         work,
         workers,
-        indexes_left: work.iter().map(|w| AtomicUsize::new(w.indexes.len())).collect(),
+        indexes_left: work.iter().map(|w| AtomicUsize::new(w.missing().count())).collect(),
+        staged,
         queue: Mutex::new(Queue {
             tasks,
             next: work.len() as u64,
             running: 0,
-            copies_left: work.len(),
-            exporter: Some(exporter),
+            copies_left,
+            exporter: (copies_left > 0).then_some(exporter),
         }),
         woken: Notify::new(),
         totals: Arc::clone(totals),
@@ -174,7 +214,7 @@ impl Pool<'_> {
     async fn copy(&self, index: usize, source: &mut Connection, target: &mut Client) -> anyhow::Result<()> {
         let table = &self.work[index].table;
         let start = Instant::now();
-        let Copied { rows, bytes } = copy(source, target, table, &self.work[index].place, |rows, bytes| {
+        let Copied { rows, bytes } = copy(source, target, table, &self.work[index].place, self.staged, |rows, bytes| {
             self.totals.rows.fetch_add(rows, Ordering::Relaxed);
             self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
             self.tell();
@@ -205,8 +245,7 @@ impl Pool<'_> {
             if queue.copies_left == 0 { queue.exporter.take() } else { None }
         };
         drop(exporter);
-        let indexes = self.work[index].indexes.len();
-        if indexes == 0 { vec![Step::Finish] } else { (0..indexes).map(Step::Index).collect() }
+        self.work[index].after_copy()
     }
 
     async fn index(&self, table: usize, number: usize, target: &Client) -> anyhow::Result<()> {
@@ -234,11 +273,20 @@ impl Pool<'_> {
         let attach = work.indexes.iter().filter_map(|i| i.constraint.as_ref().map(|(_, sql)| sql));
         let marks = work.indexes.iter().flat_map(|i| &i.marks);
         for sql in attach.chain(marks).chain(&work.more) {
-            target.batch_execute(sql).await.doing(|| format!("finishing table `{name}`: {sql}"))?;
+            match target.batch_execute(sql).await {
+                // The index of a key that was there already: another one cannot be attached to it.
+                Err(error) if work.done && was_attached(&error) => {}
+                result => result.doing(|| format!("finishing table `{name}`: {sql}"))?,
+            }
         }
         target.batch_execute(&format!("analyze {}", work.place.quoted())).await.doing(|| format!("analysing table `{name}`"))?;
         Ok(())
     }
+}
+
+/// A key, or extended statistics, is there already.
+fn was_attached(error: &tokio_postgres::Error) -> bool {
+    resume::is_done(error, Kind::Key) || error.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
 }
 
 /// Validates foreign keys, those of one table one after the other (they lock each other out).

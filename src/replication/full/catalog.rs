@@ -117,7 +117,9 @@ with n(classid, objid, sort, owner, t1, t2, parts) as (
          || ' ' || (select count(*) from pg_rewrite r where r.ev_class = c.oid)
     from pg_class c where c.relkind in ('r','p','v','m','S','f') and c.relpersistence <> 't'
   union all
-  select 'pg_proc'::regclass, oid, prokind::text, proowner, 0, 0, '' from pg_proc
+  select 'pg_proc'::regclass, p.oid, p.prokind::text, p.proowner, 0, 0, '' from pg_proc p
+   where not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.refclassid = 'pg_type'::regclass
+                     and d.deptype = 'i')
   union all
   select 'pg_type'::regclass, t.oid, t.typtype::text, t.typowner, 0, 0,
          (select count(*) from pg_constraint k where k.contypid = t.oid)
@@ -170,6 +172,10 @@ multi(oid, typarray, range) as (
 select 'pg_type'::regclass::oid, oid, 'pg_type'::regclass::oid, range from multi
 union all
 select 'pg_type'::regclass, typarray, 'pg_type'::regclass, range from multi
+union all
+-- What makes values of a range type.
+select 'pg_proc'::regclass, d.objid, 'pg_type'::regclass, coalesce(m.range, d.refobjid) from pg_depend d left join multi m on m.oid = d.refobjid
+ where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_type'::regclass and d.deptype = 'i' and d.objid >= 16384
 union all
 select 'pg_class'::regclass::oid, i.indexrelid, 'pg_class'::regclass::oid, i.indrelid from pg_index i where i.indexrelid >= 16384
 union all

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::Client;
 
+use super::resume;
 use super::tables::SourceTable;
 use crate::postgres::{Connection, Doing, explain, quote_identifier};
 use crate::replication::settings::TableName;
@@ -19,12 +20,13 @@ pub(super) struct Copied {
     pub(super) bytes: u64,
 }
 
-/// Copies a table to `place`; `told` hears the rows and bytes of each piece.
+/// Copies a table to `place`, and notes that it is whole when it is to be `noted`; `told` hears the rows and bytes of each piece.
 pub(super) async fn copy(
     source: &mut Connection,
     target: &mut Client,
     table: &SourceTable,
     place: &TableName,
+    noted: bool,
     told: impl Fn(u64, u64),
 ) -> anyhow::Result<Copied> {
     let name = &table.name;
@@ -74,6 +76,9 @@ pub(super) async fn copy(
         rows == written,
         "table `{name}`: the source sent {rows} rows and the target took {written}; the table was left empty"
     );
+    if noted {
+        resume::note(tx.client(), name, rows).await?;
+    }
     tx.commit().await.doing(|| format!("committing table `{name}` on the target"))?;
     Ok(Copied { rows, bytes })
 }

@@ -113,6 +113,15 @@ pub(super) async fn make_views(
     run.info("Start create view");
     for view in &enrichment.views {
         let (name, of) = (name_of(&view.name), name_of(&view.of));
+        if relocation.is_staged() && relocation.at(&name) == name {
+            // Of a run that was cut off behind it.
+            let place = relocation.beside(&name).quoted();
+            let ours = "select relkind = 'v' from pg_class where oid = to_regclass($1)";
+            let row = target.query_opt(ours, &[&place]).await.doing(|| format!("looking for `{name}` on the target"))?;
+            if row.is_some_and(|row| row.get(0)) {
+                target.batch_execute(&format!("drop view {place}")).await.doing(|| format!("making view `{name}` anew"))?;
+            }
+        }
         const TAKEN: &str = "select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
                              where c.relname = $1 and c.relkind in ('r','p','v','m','f')";
         let rows = target.query(TAKEN, &[&name.name]).await.doing(|| format!("looking for `{name}` on the target"))?;

@@ -9,10 +9,10 @@ use tokio_postgres::Client;
 
 use super::build::{self, Validation, millis};
 use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
-use super::saved;
 use super::session::Sessions;
 use super::source::Source;
 use super::target::{Fate, Judge};
+use super::{resume, saved};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
 use crate::replication::ddl::{Kind, Section, Statement};
 use crate::worker::Run;
@@ -33,7 +33,7 @@ pub(super) async fn set_positions(run: &Run, target: &Client, source: &Source, j
     Ok(())
 }
 
-/// Does all of it, in an order that the objects allow. Returns the foreign keys that do not hold.
+/// Does all of it, in an order that the objects allow; `again`: some of it may be done. Returns the foreign keys that do not hold.
 pub(super) async fn finish(
     run: &Run,
     sessions: &Sessions<'_>,
@@ -42,6 +42,7 @@ pub(super) async fn finish(
     judge: &mut Judge<'_>,
     built: &HashSet<ObjectId>,
     workers: usize,
+    again: bool,
 ) -> anyhow::Result<Vec<String>> {
     const LAST: &[Kind] = &[Kind::Trigger, Kind::TriggerState, Kind::Policy, Kind::RowSecurity];
     const APART: &[Kind] = &[Kind::Comment, Kind::SequenceValue];
@@ -60,9 +61,9 @@ pub(super) async fn finish(
             && !foreign_keys.contains(&e.object())
             && !on_view.contains(&e.object())
     };
-    make_some(run, target, source, judge, ordinary).await?;
+    make_some(run, target, source, judge, again, ordinary).await?;
     refresh(run, target, source, judge).await?;
-    make_some(run, target, source, judge, |e| on_view.contains(&e.object())).await?;
+    make_some(run, target, source, judge, again, |e| on_view.contains(&e.object())).await?;
 
     run.progress(|p| p.phase = "foreign keys".to_owned());
     let mut validations = Vec::new();
@@ -70,14 +71,16 @@ pub(super) async fn finish(
     for key in source.foreign_keys.iter().filter(|k| judge.is_made((PG_CONSTRAINT, k.oid))) {
         let may_fail = judge.touches_kept((PG_CONSTRAINT, key.oid));
         let item = format!("{} {}", key.table, key.name);
-        match target.batch_execute(&key.add).await.doing(|| format!("making foreign key {item}")) {
+        match target.batch_execute(&key.add).await {
             Ok(()) => {}
+            Err(error) if again && resume::is_done(&error, Kind::ForeignKey) => {}
             Err(error) if may_fail => {
-                run.warn(format!("left out: {error}"));
+                let error = explain(&error);
+                run.warn(format!("left out foreign key {item}: {error}"));
                 broken.push(item);
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error).doing(|| format!("making foreign key {item}")).map_err(Into::into),
         }
         if let Some(sql) = &key.validate {
             validations.push(Validation { table: key.table.to_string(), name: key.name.clone(), sql: sql.clone(), may_fail });
@@ -86,7 +89,7 @@ pub(super) async fn finish(
     broken.extend(build::validate(run, sessions, validations, workers).await?);
 
     run.progress(|p| p.phase = "triggers and comments".to_owned());
-    make_some(run, target, source, judge, |e| LAST.contains(&e.kind) && e.section == Section::Post).await?;
+    make_some(run, target, source, judge, again, |e| LAST.contains(&e.kind) && e.section == Section::Post).await?;
     make_comments(run, target, source, judge, &broken).await?;
     for node in source.graph.nodes.values().filter(|n| n.is_relation() && n.sort == 'p' && judge.is_made(n.id)) {
         let name = node.table_name();
@@ -109,6 +112,7 @@ async fn make_some(
     target: &Client,
     source: &Source,
     judge: &mut Judge<'_>,
+    again: bool,
     wanted: impl Fn(&Statement) -> bool,
 ) -> anyhow::Result<()> {
     for (i, entry) in source.entries.iter().enumerate() {
@@ -122,6 +126,7 @@ async fn make_some(
         let start = Instant::now();
         match target.batch_execute(&entry.sql).await {
             Ok(()) => {}
+            Err(error) if again && resume::is_done(&error, entry.kind) => continue,
             Err(error) if judge.is_loose(entry) && !error.is_closed() => {
                 judge.skip(run, i, &explain(&error));
                 continue;

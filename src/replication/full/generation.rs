@@ -39,6 +39,8 @@ fn stand_in(prefix: &str, real: &str) -> String {
 
 /// Removes what a killed run was building. Tells whether there was something.
 pub(super) async fn drop_unfinished(target: &Client) -> Result<bool, PostgresError> {
+    // Before anything goes, or it would be taken for whole.
+    super::resume::forget(target).await?;
     let left = schemas_like(target, "bullwork_new_").await?;
     for schema in &left {
         drop_schema(target, schema).await?;

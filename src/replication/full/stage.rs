@@ -13,10 +13,11 @@ use super::drops::DropPlan;
 use super::generation::new_schema;
 use super::relocate::{self, Relocation};
 use super::source::Source;
-use super::state;
 use super::target::{self, Fate, Judge};
+use super::{resume, state};
 use crate::postgres::{Doing, quote_identifier};
 use crate::replication::ddl::Kind;
+use crate::replication::incremental::watermark::SourceState;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -69,6 +70,10 @@ pub(super) async fn relocate(
         }
         judge.fates[i] = Some(fate);
     }
+    // Those of identity columns come with their tables.
+    let sequences = source.graph.nodes.values().filter(|n| n.is_relation() && n.sort == 'S');
+    let owned = |id| source.graph.owner_of_sequence(id).is_some_and(|owner| tables.contains(&owner.1));
+    names.extend(sequences.filter(|n| owned(n.id)).map(Node::table_name));
     const INDEXES: &str = "select n.nspname::text, c.relname::text, i.indrelid from pg_index i join pg_class c on c.oid = i.indexrelid \
                            join pg_namespace n on n.oid = c.relnamespace where c.oid >= 16384";
     for row in reader.query(INDEXES, &[]).await.doing(|| "reading the names of the source's indexes".to_owned())? {
@@ -103,35 +108,52 @@ async fn function_definitions(client: &Client) -> anyhow::Result<HashMap<String,
     Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Makes all definitions that come before the rows, in one transaction.
-pub(super) async fn make<'s>(
-    run: &Run,
-    target: &mut Client,
-    source: &'s Source,
-    there: &Graph,
-    plan: &DropPlan,
-    functions: &Functions,
-    foreign_keys: bool,
-) -> anyhow::Result<Judge<'s>> {
-    let present = staying(there, plan);
-    let mut tx = target.transaction().await.doing(|| "starting the transaction on the target".to_owned())?;
-    for (_, stand_in) in source.relocation.schemas() {
-        let sql = format!("create schema {}", quote_identifier(stand_in));
-        tx.batch_execute(&sql).await.doing(|| format!("making schema `{stand_in}`"))?;
-    }
-    let mut judge = Judge::new(source, there, foreign_keys);
-    for i in 0..source.entries.len() {
-        let mut fate = judge.judge(i, &present);
-        if functions.same.contains(&i) || functions.late.contains(&i) {
-            fate = Fate::Kept;
+/// What is to be made beside the live copy.
+pub(super) struct Stage<'s> {
+    pub(super) source: &'s Source,
+    pub(super) there: &'s Graph,
+    pub(super) plan: &'s DropPlan,
+    pub(super) functions: &'s Functions,
+    pub(super) foreign_keys: bool,
+}
+
+impl<'s> Stage<'s> {
+    /// Makes all definitions that come before the rows, in one transaction; `again`: they are there already.
+    pub(super) async fn make(
+        &self,
+        run: &Run,
+        target: &mut Client,
+        (digest, moment): (&str, &SourceState),
+        again: bool,
+    ) -> anyhow::Result<Judge<'s>> {
+        let present = staying(self.there, self.plan);
+        let mut tx = target.transaction().await.doing(|| "starting the transaction on the target".to_owned())?;
+        for (_, stand_in) in self.source.relocation.schemas().filter(|_| !again) {
+            let sql = format!("create schema {}", quote_identifier(stand_in));
+            tx.batch_execute(&sql).await.doing(|| format!("making schema `{stand_in}`"))?;
         }
-        target::make_one(run, &mut tx, &mut judge, i, fate, &HashSet::new()).await?;
+        let mut judge = Judge::new(self.source, self.there, self.foreign_keys);
+        for (i, entry) in self.source.entries.iter().enumerate() {
+            let mut fate = judge.judge(i, &present);
+            if self.functions.same.contains(&i) || self.functions.late.contains(&i) {
+                fate = Fate::Kept;
+            }
+            // Without looking: had it been refused, nothing would be there.
+            if again && fate == Fate::Made && !judge.is_loose(entry) {
+                judge.fates[i] = Some(fate);
+                continue;
+            }
+            target::make_one(run, &mut tx, &mut judge, i, fate, &HashSet::new(), again).await?;
+        }
+        refuse_live_references(tx.client(), self.plan).await?;
+        refuse_taken_names(tx.client(), self.source, self.plan).await?;
+        if !again {
+            resume::begin(tx.client(), digest, moment).await?;
+        }
+        state::enter(tx.client(), state::Phase::Staging, 0).await?;
+        tx.commit().await.doing(|| "committing the new definitions".to_owned())?;
+        Ok(judge)
     }
-    refuse_live_references(tx.client(), plan).await?;
-    refuse_taken_names(tx.client(), source, plan).await?;
-    state::enter(tx.client(), state::Phase::Staging, 0).await?;
-    tx.commit().await.doing(|| "committing the new definitions".to_owned())?;
-    Ok(judge)
 }
 
 /// What is staged must not refer to what is replaced: it would go on doing so after the switch.

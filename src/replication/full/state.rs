@@ -4,6 +4,7 @@
 //! replication_state   one row: what the last run did, and how far the target is
 //! replicated          kind and identity of everything the last run made
 //! saved_object        definitions that were taken away and are still to be made again
+//! staging, staged_…    what is being built beside the copy that serves
 //! generation…         which copies there are, and what belongs to each
 //! ```
 //!
@@ -74,7 +75,8 @@ pub(super) struct Before {
 /// Whether the target knows us already.
 pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
     let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
-               and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null";
+               and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null \
+               and to_regclass('bullwork.staged_table') is not null";
     Ok(target
         .query_one(sql, &[])
         .await
@@ -87,7 +89,10 @@ pub(super) async fn prepare(target: &Client) -> Result<(), PostgresError> {
     if exists(target).await? {
         return Ok(());
     }
-    target.batch_execute(TABLES).await.doing(|| "making the schema `bullwork` on the target".to_owned())
+    target
+        .batch_execute(&format!("{TABLES}{}", super::resume::TABLES))
+        .await
+        .doing(|| "making the schema `bullwork` on the target".to_owned())
 }
 
 /// Notes that a run begins and returns what the one before noted.

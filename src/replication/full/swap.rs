@@ -231,6 +231,7 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     let made: HashSet<Key> = recorded.iter().filter(|key| !gone.contains(key)).chain(&incoming.made).cloned().collect();
     state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
     let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
+    super::resume::forget(tx.client()).await?;
     state::enter(tx.client(), state::Phase::Finishing, 0).await?;
     tx.batch_execute("set local synchronous_commit = on").await?;
     tx.commit().await?;
@@ -281,6 +282,8 @@ pub(super) fn tables_of<'a>(there: &Graph, ids: impl IntoIterator<Item = &'a Obj
     tables
 }
 
+/// Routines first: they are named with the types of their arguments, where these are now. Those that make values of a
+/// range type do not move with it by themselves.
 const MOVES: &str = r#"
 select n.nspname::text, m.sql, m.oid from (
   select c.relnamespace as ns, 1 as rank, c.oid, format('alter %s %I.%I set schema ', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
@@ -295,8 +298,11 @@ select n.nspname::text, m.sql, m.oid from (
    where t.oid = any($1) or (t.typtype = 'm' and exists (select from pg_depend d where d.classid = 'pg_type'::regclass and d.objid = t.oid
          and d.refclassid = 'pg_type'::regclass and d.deptype = 'i' and d.refobjid = any($1)))
   union all
-  select p.pronamespace, 3, p.oid, format('alter routine %s set schema ', i.identity)
-    from pg_proc p, pg_identify_object('pg_proc'::regclass, p.oid, 0) i where p.oid = any($1)
+  select p.pronamespace, 0, p.oid, format('alter routine %s set schema ', i.identity)
+    from pg_proc p, pg_identify_object('pg_proc'::regclass, p.oid, 0) i where p.oid = any($1) or exists (
+         select from pg_depend d left join pg_depend r on r.classid = d.refclassid and r.objid = d.refobjid and r.deptype = 'i'
+          where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.refclassid = 'pg_type'::regclass and d.deptype = 'i'
+            and (d.refobjid = any($1) or (r.refclassid = 'pg_type'::regclass and r.refobjid = any($1))))
   union all
   select s.stxnamespace, 4, s.oid, format('alter statistics %I.%I set schema ', n.nspname, s.stxname)
     from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace where s.stxrelid = any($1)

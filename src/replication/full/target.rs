@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Transaction};
 use super::catalog::{Graph, Key, Node, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
 use super::drops::{self, DropPlan, Known};
 use super::source::Source;
-use super::{saved, state, tables};
+use super::{resume, saved, state, tables};
 use crate::postgres::{Doing, PostgresError, explain, quote_literal};
 use crate::replication::ddl::{Kind, Section, Statement};
 use crate::replication::settings::TableName;
@@ -279,7 +279,7 @@ pub(super) async fn rebuild<'s>(
     let present: HashSet<Key> = after.nodes.values().map(Node::key).collect();
     for i in 0..source.entries.len() {
         let fate = judge.judge(i, &present);
-        make_one(run, &mut tx, &mut judge, i, fate, &present).await?;
+        make_one(run, &mut tx, &mut judge, i, fate, &present, false).await?;
     }
     drop_stale_functions(run, &mut tx, &after, &plan).await?;
     grant(&mut tx, privileges).await?;
@@ -293,7 +293,8 @@ pub(super) async fn rebuild<'s>(
     Ok(judge)
 }
 
-/// Makes definition `i` if it comes before the rows, and notes what became of it. Functions in `present` are replaced.
+/// Makes definition `i` if it comes before the rows, and notes what became of it. Functions in `present` are replaced. `again`: it may be
+/// there already.
 pub(super) async fn make_one(
     run: &Run,
     tx: &mut Transaction<'_>,
@@ -301,6 +302,7 @@ pub(super) async fn make_one(
     i: usize,
     fate: Fate,
     present: &HashSet<Key>,
+    again: bool,
 ) -> anyhow::Result<()> {
     let entry = &judge.source.entries[i];
     match &fate {
@@ -313,7 +315,7 @@ pub(super) async fn make_one(
         }
         Fate::Made if entry.section == Section::Pre => {
             let replaces = entry.catalogue == PG_PROC && judge.node(entry).is_some_and(|n| present.contains(&n.key()));
-            if let Err(reason) = make(tx, entry, replaces, judge.is_loose(entry), judge.node(entry)).await? {
+            if let Err(reason) = make(tx, entry, replaces, judge.is_loose(entry), judge.node(entry), again).await? {
                 judge.skip(run, i, &reason);
                 return Ok(());
             }
@@ -392,26 +394,37 @@ async fn make(
     replaces: bool,
     loose: bool,
     node: Option<&Node>,
+    again: bool,
 ) -> Result<Result<(), String>, PostgresError> {
     let doing = || format!("making {} {} on the target", entry.kind, entry.told());
     if !replaces && !loose {
         return tx.batch_execute(&entry.sql).await.doing(doing).map(Ok);
     }
     let definition = if replaces { or_replace(&entry.sql) } else { entry.sql.clone() };
-    let first = attempt(tx, &definition).await?;
+    let kind = again.then_some(entry.kind);
+    let first = attempt_again(tx, &definition, kind).await?;
     let (true, Some(node), Err(_)) = (replaces, node, &first) else { return Ok(first) };
     // A function whose result type changed cannot be replaced, only dropped, unless it is needed.
     attempt(tx, &format!("drop routine {} restrict; {}", node.identity, entry.sql)).await
 }
 
 pub(super) async fn attempt(tx: &mut Transaction<'_>, sql: &str) -> Result<Result<(), String>, PostgresError> {
+    attempt_again(tx, sql, None).await
+}
+
+/// The same for what may be there already, as one of `kind`.
+async fn attempt_again(tx: &mut Transaction<'_>, sql: &str, kind: Option<Kind>) -> Result<Result<(), String>, PostgresError> {
     let doing = || "setting a savepoint on the target".to_owned();
     let inner = tx.savepoint("definition").await.doing(doing)?;
     match inner.batch_execute(sql).await {
         Ok(()) => inner.commit().await.doing(doing).map(Ok),
         Err(error) => {
             inner.rollback().await.doing(doing)?;
-            if error.is_closed() { Err(error).doing(doing) } else { Ok(Err(explain(&error))) }
+            match kind {
+                _ if error.is_closed() => Err(error).doing(doing),
+                Some(kind) if resume::is_done(&error, kind) => Ok(Ok(())),
+                _ => Ok(Err(explain(&error))),
+            }
         }
     }
 }

@@ -120,7 +120,7 @@ pub fn decide(
 
 impl SourceState {
     /// Takes the snapshot of the source's transaction.
-    pub(super) async fn read(source: &Connection) -> Result<Self, PostgresError> {
+    pub(in crate::replication) async fn read(source: &Connection) -> Result<Self, PostgresError> {
         let row = source
             .query_one("select s::text, txid_snapshot_xmax(s) from txid_current_snapshot() s", &[])
             .await

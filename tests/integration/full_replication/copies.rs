@@ -140,6 +140,14 @@ select string_agg(line, E'\n' order by line) from (
 ) lines where line !~ 'schooling-registrations|_createdAt_idx'
 "#;
 
+pub(super) async fn assert_same_definitions(world: &World) {
+    let (wanted, found) = (text(&world.source, DEFINITIONS).await, world.text(DEFINITIONS).await);
+    let (wanted, found): (Vec<&str>, Vec<&str>) = (wanted.lines().collect(), found.lines().collect());
+    let missing: Vec<_> = wanted.iter().filter(|l| !found.contains(l)).collect();
+    let strange: Vec<_> = found.iter().filter(|l| !wanted.contains(l)).collect();
+    assert!(missing.is_empty() && strange.is_empty(), "missing {missing:#?}, strange {strange:#?}");
+}
+
 #[tokio::test]
 async fn everything_of_the_source_arrives_and_a_second_day_changes_nothing() {
     let world = World::new().await;
@@ -149,11 +157,7 @@ async fn everything_of_the_source_arrives_and_a_second_day_changes_nothing() {
         assert_eq!(summary.left_out, Vec::<String>::new(), "day {day}");
         assert_eq!(summary.broken, Vec::<String>::new(), "day {day}");
         assert!(world.assert_same_rows(&[]).await > 15);
-        let (wanted, found) = (text(&world.source, DEFINITIONS).await, world.text(DEFINITIONS).await);
-        let (wanted, found): (Vec<&str>, Vec<&str>) = (wanted.lines().collect(), found.lines().collect());
-        let missing: Vec<_> = wanted.iter().filter(|l| !found.contains(l)).collect();
-        let strange: Vec<_> = found.iter().filter(|l| !wanted.contains(l)).collect();
-        assert!(missing.is_empty() && strange.is_empty(), "day {day}: missing {missing:#?}, strange {strange:#?}");
+        assert_same_definitions(&world).await;
         world.on_source("insert into users (name, mail) values ('grown' || now(), 'x@' || clock_timestamp()); refresh materialized view summary; refresh materialized view above").await;
     }
 }
