@@ -1,7 +1,8 @@
 //! Streams one table from source to target.
 //!
 //! One transaction on the target: it empties the table, fills it and commits only when both sides
-//! counted the same rows. `FREEZE` is for readers as much as for speed: a session in an older
+//! counted the same rows. Some statements empty a table for older snapshots too (PostgreSQL manual, 13.6), so its file must
+//! be the one that it was. `FREEZE` is for readers as much as for speed: a session in an older
 //! snapshot would see an ordinary new table as empty.
 
 use bytes::Bytes;
@@ -71,6 +72,18 @@ pub(super) async fn copy(
         sink.send(piece.bytes).await.doing(|| format!("writing table `{name}` on the target"))?;
         told(rows - before.0, bytes - before.1);
     }
+    drop(out);
+    // The COPY's lock is held until the session's transaction ends, so this cannot change any more.
+    let file: Option<u32> = source
+        .query_one("select pg_relation_filenode($1::oid::regclass)", &[&table.oid])
+        .await
+        .doing(|| format!("reading table `{name}` from the source"))?
+        .get(0);
+    anyhow::ensure!(
+        file == Some(table.file),
+        "table `{name}` was truncated or rewritten on the source (TRUNCATE, ALTER TABLE, VACUUM FULL, CLUSTER) after the run began, \
+         which takes its rows out of the run's snapshot; run it again, at another time than those"
+    );
     let written = sink.as_mut().finish().await.doing(|| format!("writing table `{name}` on the target"))?;
     anyhow::ensure!(
         rows == written,

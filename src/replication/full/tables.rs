@@ -23,6 +23,8 @@ pub(super) struct SourceTable {
     pub(super) readable: bool,
     /// A column's values are objects by their names.
     pub(super) holds_names: bool,
+    /// Number of the file that holds the rows.
+    pub(super) file: u32,
 }
 
 fn tables_sql() -> String {
@@ -39,11 +41,12 @@ select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_
        coalesce(array_agg(a.name order by a.num) filter (where a.num is not null), '{{}}'),
        coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true),
        coalesce(bool_or(a.type in ('regclass'::regtype, 'regtype'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
-                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false)
+                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false),
+       c.relfilenode
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join columns a on a.relid = c.oid left join types t on t.type = a.type
  where c.relkind = 'r' and c.relpersistence <> 't' and c.oid >= 16384
- group by 1, 2, 3, 4, 5
+ group by 1, 2, 3, 4, 5, c.relfilenode
 "#,
         base_and_portable("d.type")
     )
@@ -63,6 +66,7 @@ pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, Postgres
             columns: row.get(5),
             binary: row.get(6),
             holds_names: row.get(7),
+            file: row.get(8),
         })
         .collect())
 }

@@ -104,6 +104,38 @@ async fn a_source_that_was_written_since_is_copied_anew_unless_told_otherwise() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_truncated_or_rewritten_in_mid_run_is_not_taken_for_an_empty_one() {
+    let (world, warehouse) = two_servers(SOURCE, Resume::Consistent).await;
+    world.run().await;
+    for change in ["truncate last", "alter table last alter column id type bigint"] {
+        let lock = warehouse.client("to").await;
+        let harm = async {
+            eventually("the definitions are staged", Duration::from_secs(20), async || {
+                let sql = "select to_regclass('bullwork_new_public.users') is not null";
+                lock.query_one(sql, &[]).await.unwrap().get(0)
+            })
+            .await;
+            lock.batch_execute("begin; lock table bullwork_new_public.users in share mode").await.unwrap();
+            eventually("the table before is whole", Duration::from_secs(20), async || {
+                lock.query_one("select count(*) from bullwork.staged_table", &[]).await.unwrap().get::<_, i64>(0) == 1
+            })
+            .await;
+            // Nothing holds a lock on `last` yet: its turn comes after `users`.
+            world.on_source(change).await;
+            lock.batch_execute("rollback").await.unwrap();
+        };
+        let ((result, _), ()) = tokio::join!(world.try_run(), harm);
+        let error = format!("{:#}", result.unwrap_err());
+        assert!(error.contains("table `last` was truncated or rewritten on the source"), "{change}: {error}");
+        assert!(error.contains("target untouched"), "{error}");
+        assert_eq!(world.text("select count(*)::text from last").await, "1");
+        world.on_source("insert into last values (7, 'y') on conflict do nothing").await;
+        world.run().await;
+        world.assert_same_rows(&[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changed_definitions_or_settings_start_over() {
     let (mut world, warehouse) = two_servers(SOURCE, Resume::Relaxed).await;
     for change in ["alter table users add column more int default 5", "create index users_day on users (day)"] {
