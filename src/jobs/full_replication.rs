@@ -10,9 +10,10 @@ use crate::postgres::Database;
 use crate::postgres::client_programs::PG_BIN;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Swap};
 use crate::replication::settings::{
-    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
+    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT, REPLICATION_VERIFY,
     RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
+use crate::replication::verify::Depth;
 use crate::schedule::Schedule;
 use crate::worker::{JobContext, JobKind, Outcome};
 
@@ -44,6 +45,7 @@ impl JobKind for FullReplication {
         &REPLICATION_SWAP,
         &REPLICATION_SWAP_TIMEOUT,
         &REPLICATION_GENERATIONS,
+        &REPLICATION_VERIFY,
         &PG_BIN,
         &ENRICHMENT_FILE,
     ];
@@ -65,6 +67,7 @@ impl JobKind for FullReplication {
                 Some(Swap { patience: Duration::from_secs(minutes * 60), generations })
             }
         };
+        let verify = Depth::from_settings(reader);
         let programs = reader.optional(&PG_BIN).map(Into::into);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
@@ -77,6 +80,7 @@ impl JobKind for FullReplication {
                 programs,
                 enrichment,
                 swap,
+                verify,
             }),
             schedule: Schedule::from_settings(reader, &SCHEDULE),
         }

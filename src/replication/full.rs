@@ -44,12 +44,12 @@ mod generation;
 mod relocate;
 mod rollback;
 mod saved;
-mod session;
+pub(super) mod session;
 mod source;
 mod stage;
 mod state;
 mod swap;
-mod tables;
+pub(super) mod tables;
 mod target;
 
 use std::collections::HashSet;
@@ -65,6 +65,7 @@ pub use rollback::rollback;
 
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::settings::{TableModes, TableName};
+use crate::replication::verify::{Checks, Depth};
 use crate::worker::Run;
 use build::{Totals, Work};
 use catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT};
@@ -91,6 +92,8 @@ pub struct Config {
     pub enrichment: Enrichment,
     /// How the copy is built beside the live one; none: in its place.
     pub swap: Option<Swap>,
+    /// How much of the copy is compared with the source.
+    pub verify: Depth,
 }
 
 /// How copies change places.
@@ -202,6 +205,12 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let own_views = config.enrichment.view_names();
 
     let snapshot = export(&exporter).await?;
+    // Unlike the name of a shared snapshot this says later which rows were written since.
+    let read_at: String = exporter
+        .query_one("select txid_current_snapshot()::text", &[])
+        .await
+        .doing(|| "asking for the source's snapshot".to_owned())?
+        .get(0);
     let there = Graph::read(&target).await?;
     let mut source = Source::read(&exporter, &there, &config.modes).await?;
     check_target(&target, &source, &there, &own_views).await?;
@@ -215,7 +224,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let total = source.tables.len() as u64;
     reached.tables.store(total, Ordering::Relaxed);
     state::prepare(&target).await?;
-    let before = state::begin(&target, &snapshot, total).await?;
+    let before = state::begin(&target, &read_at, total).await?;
     reached.begun.store(true, Ordering::Release);
     if let Some(before) = before.filter(|b| b.state != "complete") {
         run.info(format!(
@@ -253,7 +262,8 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         p.phase = "copying".to_owned();
         p.total = total;
     });
-    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals).await?;
+    let checks = Checks::of_run(config.verify, &exporter, &target).await?;
+    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals, checks.as_ref()).await?;
     if swap.is_none() {
         state::enter(&target, state::Phase::Finishing, total).await?;
     }
@@ -276,6 +286,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     };
     let views = enrich::make_views(run, target.client_mut(), &config.enrichment, relocation, &gone).await?;
     let unfit = enrich::make_indexes(run, &target, &config.enrichment, &config.modes, relocation, &gone).await?;
+    if let Some(checks) = checks {
+        checks.refuse_differences(run)?;
+    }
     if let Some(swap) = swap {
         run.progress(|p| p.phase = "switching".to_owned());
         let mut made = judge.made_keys();
@@ -293,7 +306,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
                 .filter_map(|entry| Some((judge.node(entry)?.identity.clone(), entry.definition.clone())))
                 .collect(),
             made,
-            snapshot: &snapshot,
+            snapshot: &read_at,
             index_names: source.index_names.union(&own_indexes).cloned().collect(),
         };
         let decide =

@@ -48,6 +48,12 @@ pub static REPLICATION_GENERATIONS: Setting = Setting::new(
     "Earlier copies that are kept after the switch, for `bullwork replication rollback`; 0 to 9. The oldest one goes when the next run begins.",
 )
 .default("1");
+/// Proof of the copy.
+pub static REPLICATION_VERIFY: Setting = Setting::new(
+    "REPLICATION_VERIFY",
+    "How the full copy is compared with the source before it serves: counts (the rows that each side counted) or checksum (every value of every row as well, in the copy's own snapshot; reads both sides once more).",
+)
+.default("counts");
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");

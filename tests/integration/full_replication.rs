@@ -45,6 +45,7 @@ impl World {
             programs: None,
             enrichment: Enrichment::shipped(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0 }),
+            verify: bullwork::replication::verify::Depth::Counts,
         };
         World { cluster, source, target, config }
     }

@@ -19,6 +19,7 @@ use super::session::Sessions;
 use super::tables::{SourceIndex, SourceTable};
 use crate::postgres::{Connection, Doing};
 use crate::replication::settings::TableName;
+use crate::replication::verify::Checks;
 use crate::worker::Run;
 
 /// One table and what is built on it.
@@ -68,9 +69,11 @@ struct Pool<'s> {
     queue: Mutex<Queue>,
     woken: Notify,
     totals: Arc<Totals>,
+    checks: Option<&'s Checks>,
 }
 
-/// Does all the work with `workers` workers; the first failure ends it.
+/// Does all the work with `workers` workers; the first failure ends it. Tables that differ from the source by `checks` do not.
+#[expect(clippy::too_many_arguments, reason = "each is a part of the run that has no other home")]
 pub(super) async fn all(
     run: &Run,
     sessions: &Sessions<'_>,
@@ -79,6 +82,7 @@ pub(super) async fn all(
     work: &[Work],
     workers: usize,
     totals: &Arc<Totals>,
+    checks: Option<&Checks>,
 ) -> anyhow::Result<()> {
     let tasks: BinaryHeap<Task> =
         work.iter().enumerate().map(|(i, w)| (w.table.size, std::cmp::Reverse(i as u64), i, Step::Copy)).collect();
@@ -98,6 +102,7 @@ pub(super) async fn all(
         }),
         woken: Notify::new(),
         totals: Arc::clone(totals),
+        checks,
     };
     let mut running: futures_util::stream::FuturesUnordered<_> =
         (0..workers.min(work.len()).max(1)).map(|_| pool.worker()).collect();
@@ -187,6 +192,9 @@ impl Pool<'_> {
             format!("TABLE DATA {item}: {rows} rows"),
             json!({"item_kind": "TABLE DATA", "item": item, "table_name": item, "rows": rows, "bytes": bytes, "duration_ms": millis(start)}),
         );
+        if let Some(checks) = self.checks {
+            checks.compare(&self.run, table, &self.work[index].place, source, target).await?;
+        }
         Ok(())
     }
 
