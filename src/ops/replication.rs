@@ -1,5 +1,7 @@
 //! What an operator does with the copies in the target.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -7,8 +9,8 @@ use crate::config::Reader;
 use crate::postgres::Database;
 use crate::replication::settings::{PG_RESTORE_JOBS, TableModes};
 use crate::replication::{full, settings, verify};
-use crate::worker::Run;
 use crate::worker::target_lock::TargetLock;
+use crate::worker::{Run, RunSink};
 
 /// Reads which database it is about; a mistake is the reader's to tell.
 pub fn target(reader: &Reader<'_>) -> Option<Database> {
@@ -39,8 +41,8 @@ pub fn comparison(reader: &Reader<'_>, tables: Vec<String>, repair: bool) -> Opt
 ///
 /// # Errors
 /// When a side cannot be asked; tables that differ are in the report.
-pub async fn verify(config: &verify::Config, quiet: CancellationToken) -> anyhow::Result<verify::Report> {
-    let run = Run::new(serde_json::Map::new(), quiet, None);
+pub async fn verify(config: &verify::Config, quiet: CancellationToken, told: Arc<dyn RunSink>) -> anyhow::Result<verify::Report> {
+    let run = Run::new(serde_json::Map::new(), quiet, Some(told));
     let lock = TargetLock::acquire(&config.target, &run).await.context("keeping others from the target")?;
     let lost = lock.lost();
     tokio::select! {

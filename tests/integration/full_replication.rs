@@ -6,6 +6,7 @@ mod copies;
 mod failures;
 mod keeps;
 mod swap;
+mod verify;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

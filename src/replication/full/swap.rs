@@ -281,6 +281,8 @@ pub(super) fn tables_of<'a>(there: &Graph, ids: impl IntoIterator<Item = &'a Obj
     tables
 }
 
+/// Routines first: they are named with the types of their arguments, which are where they were then. A range's constructors do not
+/// move with it.
 const MOVES: &str = r#"
 select n.nspname::text, m.sql, m.oid from (
   select c.relnamespace as ns, 1 as rank, c.oid, format('alter %s %I.%I set schema ', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
@@ -295,8 +297,11 @@ select n.nspname::text, m.sql, m.oid from (
    where t.oid = any($1) or (t.typtype = 'm' and exists (select from pg_depend d where d.classid = 'pg_type'::regclass and d.objid = t.oid
          and d.refclassid = 'pg_type'::regclass and d.deptype = 'i' and d.refobjid = any($1)))
   union all
-  select p.pronamespace, 3, p.oid, format('alter routine %s set schema ', i.identity)
-    from pg_proc p, pg_identify_object('pg_proc'::regclass, p.oid, 0) i where p.oid = any($1)
+  select p.pronamespace, 0, p.oid, format('alter routine %s set schema ', i.identity)
+    from pg_proc p, pg_identify_object('pg_proc'::regclass, p.oid, 0) i
+   where p.oid = any($1) or exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'i'
+         and d.refclassid = 'pg_type'::regclass and (d.refobjid = any($1) or d.refobjid in (select m.objid from pg_depend m
+             where m.classid = 'pg_type'::regclass and m.deptype = 'i' and m.refclassid = 'pg_type'::regclass and m.refobjid = any($1))))
   union all
   select s.stxnamespace, 4, s.oid, format('alter statistics %I.%I set schema ', n.nspname, s.stxname)
     from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace where s.stxrelid = any($1)

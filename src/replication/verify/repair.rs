@@ -176,7 +176,7 @@ impl Repair<'_> {
               cross join lateral unnest(k.conkey, k.confkey) p(f, r)
               join pg_attribute f on f.attrelid = k.conrelid and f.attnum = p.f join pg_attribute r on r.attrelid = k.confrelid and r.attnum = p.r
              where k.contype = 'f' and k.confdeltype in ('c', 'n', 'd')
-               and k.confrelid in (select $1 union select relid from pg_partition_ancestors($1::oid::regclass))
+               and k.confrelid in (select $1::oid union select relid::oid from pg_partition_ancestors($1::oid))
              group by k.oid, n.nspname, c.relname, k.conname";
         let table = self.subject.name.quoted();
         let doing = || format!("reading what refers to table `{}`", self.subject.name);

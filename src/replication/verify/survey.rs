@@ -173,7 +173,6 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>) -> anyhow::Re
             }
         };
         futures_util::future::try_join_all((0..workers).map(worker)).await?;
-        drop(first);
         done.into_inner().unwrap_or_else(PoisonError::into_inner)
     };
     tables.sort_by(|a, b| a.table.cmp(&b.table));
