@@ -118,11 +118,19 @@ mod tests {
             ("BACKUP_MODE", "{"),
             ("RESTORE_FK_CONSTRAINTS", "yes"),
             ("PG_RESTORE_JOBS", "0"),
+            ("REPLICATION_VERIFY", "maybe"),
         ]);
         let reader = Reader::new(&environment);
         FullReplication::from_settings(&reader);
         let text = reader.finish().unwrap_err().to_string();
-        for name in ["SOURCE_DATABASE_URL", "TARGET_DATABASE_URL", "BACKUP_MODE", "RESTORE_FK_CONSTRAINTS", "PG_RESTORE_JOBS"] {
+        for name in [
+            "SOURCE_DATABASE_URL",
+            "TARGET_DATABASE_URL",
+            "BACKUP_MODE",
+            "RESTORE_FK_CONSTRAINTS",
+            "PG_RESTORE_JOBS",
+            "REPLICATION_VERIFY",
+        ] {
             assert!(text.contains(name), "{name}: {text}");
         }
     }

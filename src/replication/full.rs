@@ -19,7 +19,7 @@
 //! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
 //! functions that the source does not have are left alone, or stored and made again when they
 //! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
-//! every table. The target serves one generation or the next, each whole; the one before is kept
+//! every table, with `REPLICATION_VERIFY=checksum` every value too ([`super::verify`]). The target serves one generation or the next, each whole; the one before is kept
 //! ([`rollback`]).
 //!
 //! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.

@@ -55,7 +55,7 @@ struct Queue {
     next: u64,
     running: usize,
     copies_left: usize,
-    /// Exports the snapshot; closed when the last table is copied, to let the source clean up.
+    /// Exports the snapshot; closed when the last table is copied and checked, to let the source clean up.
     exporter: Option<Connection>,
 }
 
