@@ -1,6 +1,7 @@
 //! The command line: reads arguments and settings, calls `ops`, prints. Data goes to stdout,
 //! messages to stderr; the exit code is 0 for success, 1 for a failure, 2 for wrong arguments.
 
+mod verify;
 mod watch;
 
 use std::io::Write as _;
@@ -104,6 +105,14 @@ enum ConfigVerb {
 enum ReplicationVerb {
     /// Bring back the copy that served before the present one
     Rollback,
+    /// Compare source and target as they are now, by checksum; exit code 1 when a table differs
+    Verify {
+        /// Only these tables, named as in BACKUP_MODE
+        tables: Vec<String>,
+        /// Copy the key ranges that differ
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 fn after_help() -> String {
@@ -172,6 +181,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Config(ConfigVerb::Sample) => print(&ops::reference::sample()),
         Verb::Config(ConfigVerb::Show) => show_config(&environment),
         Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
+        Verb::Replication(ReplicationVerb::Verify { tables, repair }) => verify::verify(&environment, tables, repair).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }

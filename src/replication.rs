@@ -8,6 +8,7 @@
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
 //! - [`projection`]: what of a table leaves the source
+//! - [`verify`]: whether the copy is the source, and the repair of what is not
 //! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
@@ -19,3 +20,4 @@ pub mod production;
 pub mod projection;
 pub mod schema_export;
 pub mod settings;
+pub mod verify;

@@ -10,8 +10,9 @@ use crate::postgres::Database;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Resume, Swap};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_RESUME, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
-    RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
+    REPLICATION_VERIFY, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
+use crate::replication::verify::Depth;
 use crate::schedule::Schedule;
 use crate::worker::{JobContext, JobKind, Outcome};
 
@@ -44,6 +45,7 @@ impl JobKind for FullReplication {
         &REPLICATION_SWAP_TIMEOUT,
         &REPLICATION_GENERATIONS,
         &REPLICATION_RESUME,
+        &REPLICATION_VERIFY,
         &ENRICHMENT_FILE,
     ];
     type Payload = serde_json::Map<String, serde_json::Value>;
@@ -73,6 +75,7 @@ impl JobKind for FullReplication {
                 Some(Swap { patience: Duration::from_secs(minutes * 60), generations, resume })
             }
         };
+        let verify = Depth::from_settings(reader);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
             config: source.zip(target).map(|(source, target)| Config {
@@ -83,6 +86,7 @@ impl JobKind for FullReplication {
                 jobs,
                 enrichment,
                 swap,
+                verify,
             }),
             schedule: Schedule::from_settings(reader, &SCHEDULE),
         }
@@ -120,11 +124,19 @@ mod tests {
             ("BACKUP_MODE", "{"),
             ("RESTORE_FK_CONSTRAINTS", "yes"),
             ("PG_RESTORE_JOBS", "0"),
+            ("REPLICATION_VERIFY", "maybe"),
         ]);
         let reader = Reader::new(&environment);
         FullReplication::from_settings(&reader);
         let text = reader.finish().unwrap_err().to_string();
-        for name in ["SOURCE_DATABASE_URL", "TARGET_DATABASE_URL", "BACKUP_MODE", "RESTORE_FK_CONSTRAINTS", "PG_RESTORE_JOBS"] {
+        for name in [
+            "SOURCE_DATABASE_URL",
+            "TARGET_DATABASE_URL",
+            "BACKUP_MODE",
+            "RESTORE_FK_CONSTRAINTS",
+            "PG_RESTORE_JOBS",
+            "REPLICATION_VERIFY",
+        ] {
             assert!(text.contains(name), "{name}: {text}");
         }
     }

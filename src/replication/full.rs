@@ -19,8 +19,8 @@
 //! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
 //! functions that the source does not have are left alone, or stored and made again when they
 //! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
-//! every table. The target serves one generation or the next, each whole; the one before is kept
-//! ([`rollback()`]).
+//! every table, with `REPLICATION_VERIFY=checksum` every value too ([`super::verify`]). The target
+//! serves one generation or the next, each whole; the one before is kept ([`rollback()`]).
 //!
 //! **Memory** is a quarter of a megabyte for each worker plus its widest row, and the catalogue's size.
 //!
@@ -44,12 +44,12 @@ mod relocate;
 mod resume;
 mod rollback;
 mod saved;
-mod session;
+pub(super) mod session;
 mod source;
 mod stage;
 mod state;
 mod swap;
-mod tables;
+pub(super) mod tables;
 mod target;
 
 use std::collections::HashSet;
@@ -67,6 +67,7 @@ use crate::postgres::{Connection, Database, Doing};
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
 use crate::replication::settings::{TableModes, TableName};
+use crate::replication::verify::{Checks, Depth};
 use crate::worker::Run;
 use build::{Totals, Work};
 use catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT};
@@ -91,6 +92,8 @@ pub struct Config {
     pub enrichment: Enrichment,
     /// How the copy is built beside the live one; none: in its place.
     pub swap: Option<Swap>,
+    /// How much of the copy is compared with the source.
+    pub verify: Depth,
 }
 
 /// How copies change places.
@@ -240,7 +243,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let mut done = None;
     let mut judge = if let Some(swap) = swap {
         functions = stage::relocate(&exporter, &target, &mut source, &there, &plan, config.foreign_keys).await?;
-        let digest = resume::digest(&source, &stage::staying(&there, &plan));
+        let digest = resume::digest(&source, &stage::staying(&there, &plan), config.verify);
         done = resume::look(run, &target, &digest, &moment, swap.resume).await?;
         if done.is_none() && generation::drop_unfinished(&target).await? {
             run.info("removed what an earlier run had begun to build");
@@ -277,13 +280,15 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         p.phase = "copying".to_owned();
         p.total = total;
     });
-    build::all(run, sessions, exporter, &snapshot, &tables, config.jobs.max(1), &reached.totals, swap.is_some()).await?;
+    let checks = Checks::of_run(config.verify, &exporter, &target).await?;
+    let how = build::How { workers: config.jobs.max(1), staged: swap.is_some(), checks: checks.as_ref() };
+    build::all(run, sessions, (exporter, &snapshot), &tables, how, &reached.totals).await?;
     if swap.is_none() {
         state::enter(&target, state::Phase::Finishing, total).await?;
     }
     run.progress(|p| p.phase = "finishing".to_owned());
     let mut broken =
-        finish::finish(run, sessions, target.client_mut(), &source, &mut judge, &built, config.jobs.max(1), done.is_some())
+        finish::finish(run, sessions, target.client_mut(), &source, &mut judge, (&built, done.is_some()), config.jobs.max(1))
             .await?;
     run.info("Restore done");
     run.info("End restore Backup");
@@ -302,6 +307,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     };
     let views = enrich::make_views(run, target.client_mut(), &config.enrichment, relocation, &gone).await?;
     let unfit = enrich::make_indexes(run, &target, &config.enrichment, &config.modes, relocation, &gone).await?;
+    if let Some(checks) = checks {
+        checks.refuse_differences(run)?;
+    }
     if let Some(swap) = swap {
         run.progress(|p| p.phase = "switching".to_owned());
         let mut made = judge.made_keys();

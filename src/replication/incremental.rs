@@ -56,7 +56,7 @@ mod create;
 mod foreign_keys;
 mod late;
 pub mod mapping;
-mod stream;
+pub(super) mod stream;
 pub mod watermark;
 
 use std::time::Duration;

@@ -54,6 +54,12 @@ pub static REPLICATION_RESUME: Setting = Setting::new(
     "What a full copy does with the tables that a run that was cut off had finished: consistent takes them over only if nobody has written to the source since, so that all tables are of one moment; relaxed takes them over although the source moved on.",
 )
 .default("consistent");
+/// Proof of the copy.
+pub static REPLICATION_VERIFY: Setting = Setting::new(
+    "REPLICATION_VERIFY",
+    "How the full copy is compared with the source before it serves: counts (the rows that each side counted) or checksum (every value of every row as well, in the copy's own snapshot; reads both sides once more).",
+)
+.default("counts");
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");

@@ -7,6 +7,7 @@ mod failures;
 mod keeps;
 mod resume;
 mod swap;
+mod verify;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,6 +46,7 @@ impl World {
             jobs: 3,
             enrichment: Enrichment::shipped(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
+            verify: bullwork::replication::verify::Depth::Counts,
         };
         World { cluster, source, target, config }
     }

@@ -32,5 +32,6 @@ mod redis_sentinel;
 mod repl;
 mod scheduler;
 mod schema_export;
+mod verify;
 mod worker;
 mod worker_hostile;

@@ -22,6 +22,7 @@ use super::tables::{SourceIndex, SourceTable};
 use crate::postgres::{Connection, Doing};
 use crate::replication::ddl::Kind;
 use crate::replication::settings::TableName;
+use crate::replication::verify::Checks;
 use crate::worker::Run;
 
 /// One table and what is built on it.
@@ -61,8 +62,19 @@ struct Queue {
     next: u64,
     running: usize,
     copies_left: usize,
-    /// Exports the snapshot; closed when the last table is copied, to let the source clean up.
+    /// Exports the snapshot; closed when the last table is copied and checked, to let the source clean up.
     exporter: Option<Connection>,
+}
+
+/// How the work is done.
+#[derive(Clone, Copy)]
+pub(super) struct How<'s> {
+    /// Side by side.
+    pub(super) workers: usize,
+    /// Beside the live copy, where whole tables are noted.
+    pub(super) staged: bool,
+    /// What looks at every value too.
+    pub(super) checks: Option<&'s Checks>,
 }
 
 struct Pool<'s> {
@@ -70,10 +82,8 @@ struct Pool<'s> {
     sessions: &'s Sessions<'s>,
     snapshot: &'s str,
     work: &'s [Work],
-    workers: usize,
+    how: How<'s>,
     indexes_left: Vec<AtomicUsize>,
-    /// Built beside the live copy, where whole tables are noted.
-    staged: bool,
     queue: Mutex<Queue>,
     woken: Notify,
     totals: Arc<Totals>,
@@ -106,17 +116,16 @@ impl Work {
     }
 }
 
-/// Does all the work with `workers` workers; the first failure ends it.
+/// Does all the work; the first failure ends it. Tables that differ from the source by the checks do not.
 pub(super) async fn all(
     run: &Run,
     sessions: &Sessions<'_>,
-    exporter: Connection,
-    snapshot: &str,
+    (exporter, snapshot): (Connection, &str),
     work: &[Work],
-    workers: usize,
+    how: How<'_>,
     totals: &Arc<Totals>,
-    staged: bool,
 ) -> anyhow::Result<()> {
+    let workers = how.workers;
     let task = |i: usize, w: &Work, step| (w.table.size, std::cmp::Reverse(i as u64), i, step);
     let tasks: BinaryHeap<Task> =
         work.iter().enumerate().flat_map(|(i, w)| w.first().into_iter().map(move |step| task(i, w, step))).collect();
@@ -126,9 +135,8 @@ pub(super) async fn all(
         sessions,
         snapshot,
         work,
-        workers,
         indexes_left: work.iter().map(|w| AtomicUsize::new(w.missing().count())).collect(),
-        staged,
+        how,
         queue: Mutex::new(Queue {
             tasks,
             next: work.len() as u64,
@@ -153,7 +161,7 @@ impl Pool<'_> {
 
     async fn worker(&self) -> anyhow::Result<()> {
         let mut source = None;
-        let mut target = self.sessions.target_for_one_of(self.workers).await?;
+        let mut target = self.sessions.target_for_one_of(self.how.workers).await?;
         while let Some((_, _, index, step)) = self.take(&mut source).await {
             let new = match step {
                 Step::Copy => {
@@ -212,9 +220,9 @@ impl Pool<'_> {
     }
 
     async fn copy(&self, index: usize, source: &mut Connection, target: &mut Client) -> anyhow::Result<()> {
-        let table = &self.work[index].table;
+        let (table, place, checks) = (&self.work[index].table, &self.work[index].place, self.how.checks);
         let start = Instant::now();
-        let Copied { rows, bytes } = copy(source, target, table, &self.work[index].place, self.staged, |rows, bytes| {
+        let Copied { rows, bytes } = copy(source, target, table, place, self.how.staged && checks.is_none(), |rows, bytes| {
             self.totals.rows.fetch_add(rows, Ordering::Relaxed);
             self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
             self.tell();
@@ -227,6 +235,13 @@ impl Pool<'_> {
             format!("TABLE DATA {item}: {rows} rows"),
             json!({"item_kind": "TABLE DATA", "item": item, "table_name": item, "rows": rows, "bytes": bytes, "duration_ms": millis(start)}),
         );
+        // Whole is what was found equal, so that no later run takes over what was not.
+        if let Some(checks) = checks
+            && checks.compare(&self.run, table, place, source, target).await?
+            && self.how.staged
+        {
+            resume::note(target, &table.name, rows).await?;
+        }
         Ok(())
     }
 

@@ -40,9 +40,8 @@ pub(super) async fn finish(
     target: &mut Client,
     source: &Source,
     judge: &mut Judge<'_>,
-    built: &HashSet<ObjectId>,
+    (built, again): (&HashSet<ObjectId>, bool),
     workers: usize,
-    again: bool,
 ) -> anyhow::Result<Vec<String>> {
     const LAST: &[Kind] = &[Kind::Trigger, Kind::TriggerState, Kind::Policy, Kind::RowSecurity];
     const APART: &[Kind] = &[Kind::Comment, Kind::SequenceValue];

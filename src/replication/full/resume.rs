@@ -24,6 +24,7 @@ use crate::postgres::{Doing, PostgresError};
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
 use crate::replication::settings::TableName;
+use crate::replication::verify::Depth;
 use crate::worker::Run;
 
 /// What a run makes of the one before it that was cut off.
@@ -49,13 +50,15 @@ create table if not exists bullwork.staged_table (
 );";
 
 /// What the definitions and columns come to: two runs with the same would make the same tables.
-pub(super) fn digest(source: &Source, present: &HashSet<Key>) -> String {
+pub(super) fn digest(source: &Source, present: &HashSet<Key>, verify: Depth) -> String {
     let mut hash = sha2::Sha256::new();
     let mut add = |text: &str| {
         hash.update(text.len().to_le_bytes());
         hash.update(text);
     };
     add(env!("CARGO_PKG_VERSION"));
+    // What was only counted is not taken for proven.
+    add(&format!("{verify:?}"));
     // Positions of sequences move all the time and are set again.
     for entry in source.entries.iter().filter(|e| e.kind != Kind::SequenceValue) {
         add(&entry.sql);

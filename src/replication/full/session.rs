@@ -9,7 +9,8 @@ use crate::postgres::{Canceller, Connection, Database, Doing, PostgresError};
 const SOURCE: &str = "
 ('search_path', ''), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
 ('idle_session_timeout', '0'), ('lock_timeout', '60s'), ('row_security', 'off'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),
-('extra_float_digits', '3'), ('synchronize_seqscans', 'off'), ('xmloption', 'content')";
+('extra_float_digits', '3'), ('synchronize_seqscans', 'off'), ('xmloption', 'content'), ('timezone', 'UTC'), ('bytea_output', 'hex'),
+('lc_monetary', 'C'), ('jit', 'off')";
 
 /// Settings of a target session. A lost commit after a crash is no harm (the run has failed then),
 /// so commits do not wait for the disk. lz4 halves the CPU of large values (docs/benchmarks.md).
@@ -21,24 +22,24 @@ const TARGET: &str = "
 ('transform_null_equals', 'off'), ('default_transaction_read_only', 'off'), ('jit', 'off')";
 
 /// Opens sessions and remembers how to cancel what they do.
-pub(super) struct Sessions<'d> {
+pub(in crate::replication) struct Sessions<'d> {
     source: &'d Database,
     target: &'d Database,
     cancellers: Mutex<Vec<Canceller>>,
 }
 
 impl<'d> Sessions<'d> {
-    pub(super) fn new(source: &'d Database, target: &'d Database) -> Self {
+    pub(in crate::replication) fn new(source: &'d Database, target: &'d Database) -> Self {
         Sessions { source, target, cancellers: Mutex::default() }
     }
 
     /// A source session without transaction.
-    pub(super) async fn source(&self) -> Result<Connection, PostgresError> {
+    pub(in crate::replication) async fn source(&self) -> Result<Connection, PostgresError> {
         self.open(self.source, SOURCE).await
     }
 
     /// A source session inside the exported snapshot.
-    pub(super) async fn source_in(&self, snapshot: &str) -> Result<Connection, PostgresError> {
+    pub(in crate::replication) async fn source_in(&self, snapshot: &str) -> Result<Connection, PostgresError> {
         let session = self.source().await?;
         let sql = format!(
             "begin isolation level repeatable read read only; set transaction snapshot {}",
@@ -49,7 +50,7 @@ impl<'d> Sessions<'d> {
     }
 
     /// A target session.
-    pub(super) async fn target(&self) -> Result<Connection, PostgresError> {
+    pub(in crate::replication) async fn target(&self) -> Result<Connection, PostgresError> {
         let session = self.open(self.target, TARGET).await?;
         let sql = "select set_config(name, case name when 'maintenance_work_mem' then '128MB' else 'lz4' end, false) from pg_settings \
                    where (name = 'maintenance_work_mem' and setting::bigint < 131072) \
@@ -60,7 +61,7 @@ impl<'d> Sessions<'d> {
 
     /// A target session for one of `workers` that work side by side. They are the parallelism then: the
     /// server's own, within a statement, costs 1.3 times the CPU.
-    pub(super) async fn target_for_one_of(&self, workers: usize) -> Result<Connection, PostgresError> {
+    pub(in crate::replication) async fn target_for_one_of(&self, workers: usize) -> Result<Connection, PostgresError> {
         let session = self.target().await?;
         if workers > 1 {
             let sql = "set max_parallel_maintenance_workers = 0; set max_parallel_workers_per_gather = 0";
@@ -81,7 +82,7 @@ impl<'d> Sessions<'d> {
     }
 
     /// Asks both servers to give up whatever our sessions still do.
-    pub(super) async fn cancel_all(&self) {
+    pub(in crate::replication) async fn cancel_all(&self) {
         let cancellers = std::mem::take(&mut *self.cancellers.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         futures_util::future::join_all(cancellers.iter().map(Canceller::cancel)).await;
     }

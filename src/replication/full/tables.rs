@@ -10,21 +10,21 @@ use crate::replication::settings::TableName;
 
 /// A table whose rows are copied.
 #[derive(Clone, Debug)]
-pub(super) struct SourceTable {
-    pub(super) oid: u32,
-    pub(super) name: TableName,
+pub(in crate::replication) struct SourceTable {
+    pub(in crate::replication) oid: u32,
+    pub(in crate::replication) name: TableName,
     /// Columns that hold data of their own: no generated ones.
-    pub(super) columns: Vec<String>,
+    pub(in crate::replication) columns: Vec<String>,
     /// Bytes on disk, for the order of work.
-    pub(super) size: i64,
+    pub(in crate::replication) size: i64,
     /// Every column's binary form means the same on another server.
-    pub(super) binary: bool,
+    pub(in crate::replication) binary: bool,
     /// We may read it, and row-level security hides nothing from us.
-    pub(super) readable: bool,
+    pub(in crate::replication) readable: bool,
     /// A column's values are objects by their names.
-    pub(super) holds_names: bool,
+    pub(in crate::replication) holds_names: bool,
     /// Number of the file that holds the rows.
-    pub(super) file: u32,
+    pub(in crate::replication) file: u32,
 }
 
 fn tables_sql() -> String {
@@ -53,7 +53,7 @@ select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_
 }
 
 /// The source's ordinary tables, partitions among them.
-pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, PostgresError> {
+pub(in crate::replication) async fn tables(client: &Client) -> Result<Vec<SourceTable>, PostgresError> {
     let doing = || "reading the source's tables".to_owned();
     let rows = client.query(&tables_sql(), &[]).await.doing(doing)?;
     Ok(rows

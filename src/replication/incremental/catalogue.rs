@@ -94,7 +94,7 @@ const INDEXES: &str = "select i.indisprimary, array_agg(a.attname::text order by
 
 /// The tables of mode `incremental`, in the settings' order. A key of the settings is a plain name
 /// in `public`, or `schema.table`; names may hold dots themselves, so the catalogue decides.
-pub(super) async fn resolve(source: &Connection, modes: &TableModes) -> Result<Vec<TableName>, IncrementalError> {
+pub(in crate::replication) async fn resolve(source: &Connection, modes: &TableModes) -> Result<Vec<TableName>, IncrementalError> {
     let rows = source.query(RELATIONS, &[]).await.doing(|| "listing the source's tables".to_owned())?;
     let known: Vec<(TableName, String)> =
         rows.iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect();
@@ -127,7 +127,10 @@ pub(super) async fn resolve(source: &Connection, modes: &TableModes) -> Result<V
 }
 
 /// The table of that name; `None` when there is none.
-pub(super) async fn relation(connection: &Connection, table: &TableName) -> Result<Option<Relation>, IncrementalError> {
+pub(in crate::replication) async fn relation(
+    connection: &Connection,
+    table: &TableName,
+) -> Result<Option<Relation>, IncrementalError> {
     let doing = || format!("reading the definition of table `{table}`");
     let Some(row) = connection.query_opt(RELATION, &[&table.schema, &table.name]).await.doing(doing)? else {
         return Ok(None);
@@ -170,7 +173,11 @@ pub(super) async fn is_empty(target: &Connection, table: &TableName) -> Result<b
 }
 
 /// The highest key on the target; `None` when the table is empty or its key has no order.
-pub(super) async fn highest(target: &Connection, table: &TableName, key: &Key) -> Result<Option<i64>, PostgresError> {
+pub(in crate::replication) async fn highest(
+    target: &Connection,
+    table: &TableName,
+    key: &Key,
+) -> Result<Option<i64>, PostgresError> {
     let (true, [column]) = (key.ordered, key.columns.as_slice()) else {
         return Ok(None);
     };

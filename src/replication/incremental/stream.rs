@@ -11,7 +11,7 @@ use super::mapping::Plan;
 
 /// What a copy moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copied {
+pub(in crate::replication) struct Copied {
     /// Rows the source sent.
     pub read: u64,
     /// Rows the target inserted, by its own count; while the copy runs, those read so far.
@@ -42,7 +42,7 @@ pub(super) async fn copy(
 }
 
 /// Streams `from` on the source into `into` on the target; `what` is for errors.
-pub(super) async fn pipe(
+pub(in crate::replication) async fn pipe(
     source: &mut Connection,
     from: &str,
     target: &Connection,

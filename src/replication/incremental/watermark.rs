@@ -174,7 +174,7 @@ pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
 }
 
 /// What the last run left for `table`.
-pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Option<Watermark>, PostgresError> {
+pub(in crate::replication) async fn load(target: &Connection, table: &TableName) -> Result<Option<Watermark>, PostgresError> {
     let sql = "select target_oid, key_columns, last_key, source_snapshot, source_identity
         from bullwork.incremental_watermark where table_schema = $1 and table_name = $2";
     let row = target
