@@ -1,5 +1,6 @@
 //! Incremental replication between two real databases (contract §4).
 
+mod delta;
 mod fire;
 mod late;
 mod shape;
