@@ -237,6 +237,33 @@ async fn rows_of_inheriting_tables_are_not_the_tables_own() {
     assert!(sync(&pair, &["t"]).await.says("t is unchanged: 1 rows"));
 }
 
+#[tokio::test]
+async fn a_source_that_dies_between_two_tables_leaves_the_target_as_it_was() {
+    let pair = Pair::new("create table a (id int primary key, v text); create table t (id int primary key, v text)").await;
+    pair.source("insert into a values (1, 'a'); insert into t select i, 'v' from generate_series(1, 100) i").await;
+    sync(&pair, &["a", "t"]).await.summary();
+    pair.source("update a set v = 'b'; update t set v = 'w'; delete from t where id = 1").await;
+    // Another writer holds the run up when the changes of the first table are there already.
+    let writer = pair.cluster.client("warehouse").await;
+    writer.batch_execute("begin; lock table t in row exclusive mode").await.unwrap();
+    let work = work(&pair, &["a", "t"]);
+    let (ran, ()) = tokio::join!(run(&work), async {
+        eventually("the run waits for the writer", Duration::from_secs(20), async || {
+            number(&pair.target, "select count(*) from pg_locks where relation = 't'::regclass and not granted").await == 1
+        })
+        .await;
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity
+            where application_name like 'bullwork: incremental%' and datname = 'production'";
+        pair.target(sql).await;
+        writer.batch_execute("rollback").await.unwrap();
+    });
+    assert!(ran.error().contains("copying the changes of table `t`: reading from the source"), "{}", ran.error());
+    assert_eq!(number(&pair.target, "select count(*) from a where v = 'a'").await, 1);
+    assert_eq!(number(&pair.target, "select count(*) from t where v = 'v'").await, 100);
+    assert_eq!(done(&sync(&pair, &["a", "t"]).await), (0, 100, 1));
+    pair.assert_equal(&["a", "t"]).await;
+}
+
 /// Ends the run's session on one side, or the run, while the changes are on their way.
 #[tokio::test]
 async fn a_run_that_dies_leaves_the_target_as_it_was() {
