@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bullwork::replication::full::{self, Config, Enrichment};
+use bullwork::worker::Run;
 use tokio_util::sync::CancellationToken;
 
-use super::delta::{done, sync};
+use super::delta::{done, sync, work};
 use super::{Pair, number};
 
 const TABLE: &str = "create table t (id int primary key, v text)";
@@ -220,4 +222,40 @@ async fn readers_find_the_table_whole_and_open_while_every_row_is_compared() {
         assert!(reads > 4, "{reads} reads");
         pair.assert_equal(&["t"]).await;
     }
+}
+
+#[tokio::test]
+async fn the_full_copy_keeps_delta_tables_and_the_next_step_brings_them_up_to_date() {
+    let pair = Pair::new("create table t (id int primary key, v text)").await;
+    pair.source("insert into t values (1, 'a'), (2, 'b'); create table copied (id int primary key, t int references t); insert into copied values (1, 1)")
+        .await;
+    let delta = work(&pair, &["t"]);
+    let config = Config {
+        source: delta.source.clone(),
+        target: delta.target.clone(),
+        modes: delta.modes.clone(),
+        foreign_keys: true,
+        jobs: 2,
+        programs: None,
+        enrichment: Enrichment::shipped(),
+        swap: Some(full::Swap { patience: Duration::from_secs(20), generations: 0 }),
+    };
+    let oid = "select 't'::regclass::oid::int8";
+    let before = number(&pair.target, oid).await;
+    full::replicate(&Run::detached(), &config).await.unwrap();
+    assert_eq!(number(&pair.target, "select count(*) from t").await, 0, "kept as it was");
+    assert_eq!(done(&sync(&pair, &["t"]).await), (2, 0, 0));
+    // A row that the copied table refers to goes once a copy does not refer to it any more.
+    pair.source(
+        "update copied set t = 2; delete from t where id = 1; insert into t values (3, 'c'); insert into copied values (2, 3)",
+    )
+    .await;
+    assert_eq!(done(&sync(&pair, &["t"]).await), (1, 0, 0));
+    full::replicate(&Run::detached(), &config).await.unwrap();
+    assert_eq!(done(&sync(&pair, &["t"]).await), (0, 0, 1));
+    pair.assert_equal(&["t", "copied"]).await;
+    assert_eq!(number(&pair.target, oid).await, before);
+    let keys =
+        "select count(*) from pg_constraint where contype = 'f' and convalidated and connamespace = 'public'::regnamespace";
+    assert_eq!(number(&pair.target, keys).await, 1);
 }

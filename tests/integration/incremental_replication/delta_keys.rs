@@ -9,7 +9,7 @@ use bullwork::replication::settings::{TableMode, TableModes};
 async fn unique_values_that_change_places_are_followed() {
     let pair = Pair::new(
         "create table t (id int primary key, place int not null unique, mail text unique, during int4range,
-             number int generated always as identity, exclude using gist (during with &&))",
+             exclude using gist (during with &&))",
     )
     .await;
     pair.target("alter table t add column mine text").await;
@@ -39,6 +39,31 @@ async fn unique_values_that_change_places_are_followed() {
         19,
         "somebody's own column is kept"
     );
+    // Without a column of somebody's own, what we wrote in a second try is not taken for somebody else's.
+    pair.target("alter table t drop column mine").await;
+    pair.source("begin; update t set place = -1 where id = 5; update t set place = 5 where id = 6; update t set place = 6 where id = 5; commit").await;
+    assert_eq!(done(&sync(&pair, &["t"]).await), (0, 2, 0));
+    let ran = sync(&pair, &["t"]).await;
+    assert!(ran.says("t is unchanged"), "{:?}", ran.messages());
+}
+
+#[tokio::test]
+async fn identity_columns_take_the_numbers_of_the_source() {
+    let pair = Pair::new(
+        "create table t (id int generated always as identity primary key, v text);
+         create table u (name text primary key, number int generated always as identity, v text)",
+    )
+    .await;
+    pair.source("insert into t (v) select 'v' from generate_series(1, 20); insert into u (name, v) select 'n' || i, 'v' from generate_series(1, 20) i")
+        .await;
+    sync(&pair, &["t", "u"]).await.summary();
+    pair.source(
+        "update t set v = 'w' where id < 3; insert into t (v) values ('x'); delete from t where id = 9;
+         update u set v = 'w', number = default where number < 3; insert into u (name) values ('x'); delete from u where number = 9",
+    )
+    .await;
+    assert_eq!(done(&sync(&pair, &["t", "u"]).await), (2, 4, 2));
+    pair.assert_equal(&["t", "u"]).await;
 }
 
 #[tokio::test]
@@ -126,5 +151,30 @@ async fn no_deletion_cascades_into_a_kept_table_whatever_the_key_does() {
             }
         }
         assert_eq!(number(&pair.target, "select count(*) from report where t = 3").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_table_without_key_does_not_cascade_either() {
+    for (action, refused) in [("cascade", true), ("set null", true), ("no action", false)] {
+        let pair = Pair::new("create table t (code int unique, v int)").await;
+        pair.target(&format!("create table report (t int references t (code) on delete {action}); insert into t values (1, 1), (2, 2); insert into report values (1)"))
+            .await;
+        pair.source("insert into t values (1, 1), (2, 2)").await;
+        let ran = sync(&pair, &["t"]).await;
+        pair.source("update t set v = 5 where code = 1").await;
+        let second = sync(&pair, &["t"]).await;
+        if refused {
+            for ran in [ran, second] {
+                assert!(
+                    ran.error().contains("foreign key `report_t_fkey` of table `report` would then change rows"),
+                    "{}",
+                    ran.error()
+                );
+            }
+        } else {
+            assert_eq!((done(&ran), done(&second)), ((0, 0, 0), (1, 0, 1)));
+        }
+        assert_eq!(number(&pair.target, "select count(*) from report where t = 1").await, 1);
     }
 }

@@ -49,6 +49,13 @@ pub(super) async fn apply(target: &Connection, table: &mut Table, keys: &[Foreig
         );
         target.batch_execute(&sql).await.doing(doing)?;
     }
+    if let Some(key) = keys.iter().find(|k| !table.is_keyed() && k.parent == table.target.oid && k.acts()) {
+        return Err(IncrementalError::Refused(format!(
+            "table `{}` has no key on the source, so rows that changed are deleted and inserted again, but foreign key `{}` of table `{}` \
+             would then change rows there; give the table a primary key on the source, or the foreign key no action on delete",
+            table.plan.table, key.name, key.shown
+        )));
+    }
     target.batch_execute("savepoint bullwork_apply").await.doing(doing)?;
     let first = if table.is_keyed() { upsert(table) } else { by_whole_rows(table) };
     let row = match target.query_one(&first, &[]).await {
