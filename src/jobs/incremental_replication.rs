@@ -1,4 +1,4 @@
-//! Appends to the warehouse what was added to production since the last run.
+//! Appends to the warehouse what was added to production since the last run, and brings tables of mode `delta` up to date.
 //!
 //! Safe to run twice: rows and watermark are committed together, so a second run finds nothing to
 //! do. Interrupted: both transactions are rolled back; the next run starts over from the last one
@@ -10,13 +10,13 @@ use serde_json::json;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::incremental::{Incremental, IncrementalError};
-use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes};
+use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableMode, TableModes};
 use crate::worker::{JobContext, JobKind, Outcome};
 
 /// What an empty target table means.
 pub static INCREMENTAL_FIRST_LOAD: Setting = Setting::new(
     "INCREMENTAL_FIRST_LOAD",
-    "Whether an incremental table that is empty or absent on the target is loaded whole: true or false. With false an empty table is an error, as in the reference system.",
+    "Whether an incremental or delta table that is empty or absent on the target is loaded whole: true or false. With false an empty table is an error, as in the reference system.",
 )
 .default("true");
 
@@ -63,7 +63,15 @@ impl JobKind for IncrementalReplication {
         };
         let work = Incremental { source, target, modes: self.modes.clone(), first_load: self.first_load };
         match work.replicate(&ctx.run).await {
-            Ok(summary) => Ok(Outcome::Done(json!({ "tables": summary.tables, "rows": summary.rows }))),
+            Ok(summary) => {
+                let mut result = json!({ "tables": summary.tables, "rows": summary.rows });
+                // Rows of appended tables are only ever inserted.
+                if self.modes.keys_with(TableMode::Delta).next().is_some() {
+                    result["updated"] = json!(summary.updated);
+                    result["deleted"] = json!(summary.deleted);
+                }
+                Ok(Outcome::Done(result))
+            }
             Err(error) if error.is_final() => Ok(Outcome::Refuse(error.to_string())),
             // As itself, not as text of ours: the worker tells an interrupted run from a failed one.
             Err(IncrementalError::Stopped(stopped)) => Err(stopped.into()),

@@ -7,7 +7,8 @@
 //!   source breaks in mid-stream the target gets `CopyFail`, never a normal end of input.
 //! - Columns are paired by name, so their order and number may differ ([`mapping`]).
 //! - No row is lost to a late commit (below).
-//! - Updates and deletes are *not* followed: a row that is on the target stays as it is.
+//! - Updates and deletes of appended tables are *not* followed: a row that is on the target stays as
+//!   it is. Tables of mode `delta` follow them ([`delta`]), in the same snapshot and transaction.
 //!
 //! # Keys and watermarks
 //!
@@ -53,6 +54,7 @@
 
 pub mod catalogue;
 mod create;
+mod delta;
 mod foreign_keys;
 mod late;
 pub mod mapping;
@@ -131,7 +133,7 @@ pub struct Incremental {
     pub source: Database,
     /// Written to, in one transaction.
     pub target: Database,
-    /// Its tables of mode `incremental` are replicated, in its order.
+    /// Its tables of mode `incremental` and `delta` are replicated, in its order.
     pub modes: TableModes,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
@@ -144,6 +146,10 @@ pub struct Summary {
     pub tables: u64,
     /// Rows inserted.
     pub rows: u64,
+    /// Rows updated, in delta tables.
+    pub updated: u64,
+    /// Rows deleted, in delta tables.
+    pub deleted: u64,
     /// Bytes moved.
     pub bytes: u64,
 }
@@ -165,7 +171,7 @@ impl Incremental {
     /// When anything is in the way; the target is then as it was, except for columns and the
     /// `bullwork` schema that were added.
     pub async fn replicate(&self, run: &Run) -> Result<Summary, IncrementalError> {
-        if self.modes.keys_with(TableMode::Incremental).next().is_none() {
+        if [TableMode::Incremental, TableMode::Delta].into_iter().all(|mode| self.modes.keys_with(mode).next().is_none()) {
             run.info("No incremental tables configured");
             return Ok(Summary::default());
         }
@@ -188,28 +194,37 @@ impl Incremental {
                 self.target
             )));
         }
-        let tables = catalogue::resolve(&source, &self.modes).await?;
+        let appended = catalogue::resolve(&source, &self.modes, TableMode::Incremental).await?;
+        let mut deltas = catalogue::resolve(&source, &self.modes, TableMode::Delta).await?;
+        deltas.retain(|table| !appended.contains(table));
+        let tables: Vec<TableName> = appended.iter().chain(&deltas).cloned().collect();
         let state = open_snapshot(&source, &tables).await?;
-        let mut sources = Vec::with_capacity(tables.len());
-        for table in tables {
-            let relation = catalogue::relation(&source, &table)
-                .await?
-                .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` was dropped from the source just now")))?;
-            // Before anything is changed: a table without usable key is a mistake in the settings.
-            mapping::key(&table, &relation)?;
-            sources.push((table, relation));
+        let appended = read_definitions(&source, appended).await?;
+        let deltas = read_definitions(&source, deltas).await?;
+        // Before anything is changed: a table without usable key is a mistake in the settings.
+        for (table, relation) in &appended {
+            mapping::key(table, relation)?;
         }
         watermark::prepare(&target).await?;
-        for (table, relation) in &sources {
+        for (table, relation) in &appended {
             mapping::add_columns(&target, table, relation, run).await?;
         }
+        delta::prepare(run, &target, &deltas).await?;
 
         target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
-        match self.transaction(run, &mut source, &target, &state, sources).await {
+        match self.transaction(run, &mut source, &target, &state, appended, deltas).await {
             Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
                 foreign_keys::validate(run, &target, &tables).await?;
-                run.info_with("Incremental replication done", json!({ "tables": summary.tables, "rows": summary.rows }));
+                run.info_with(
+                    "Incremental replication done",
+                    json!({
+                        "tables": summary.tables,
+                        "rows": summary.rows,
+                        "rows_updated": summary.updated,
+                        "rows_deleted": summary.deleted,
+                    }),
+                );
                 Ok(summary)
             }
             Err(error) => {
@@ -228,10 +243,10 @@ impl Incremental {
         target: &Connection,
         state: &SourceState,
         sources: Vec<(TableName, Relation)>,
+        deltas: Vec<(TableName, Relation)>,
     ) -> Result<(Summary, Vec<u32>), IncrementalError> {
-        let total = sources.len() as u64;
         let mut made = Vec::new();
-        for (table, relation) in &sources {
+        for (table, relation) in sources.iter().chain(&deltas) {
             if let Some(absent) = create::absent(source, target, table, relation).await? {
                 run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
                 create::make(source, target, table, &absent).await?;
@@ -250,11 +265,17 @@ impl Incremental {
             tell_before(run, item);
         }
 
+        let mut oids: Vec<u32> = work.iter().map(|item| item.target.oid).collect();
+        let total = (work.len() + deltas.len()) as u64;
         run.info("Start COPY FROM/TO through STDIN/OUT");
         run.progress(|p| {
             p.phase = "copying".to_owned();
             p.total = total;
         });
+        let mut deltas = delta::Deltas::stage(self, run, source, target, state, deltas, &oids).await?;
+        oids.extend(deltas.oids());
+        deltas.apply_before_appended(run, source, target, &made).await?;
+        let base = run.current_progress();
         let mut summary = Summary { tables: total, ..Summary::default() };
         for item in &work {
             let copied = copy_table(run, source, target, state, item).await?;
@@ -273,11 +294,15 @@ impl Incremental {
             summary.bytes += copied.bytes;
             run.progress(|p| {
                 p.done += 1;
-                p.rows = summary.rows;
-                p.bytes = summary.bytes;
+                p.rows = base.rows + summary.rows;
+                p.bytes = base.bytes + summary.bytes;
             });
         }
-        Ok((summary, work.iter().map(|item| item.target.oid).collect()))
+        let done = deltas.finish(run, source, target, &made, state).await?;
+        summary.rows += done.inserted;
+        summary.bytes += done.bytes;
+        (summary.updated, summary.deleted) = (done.updated, done.deleted);
+        Ok((summary, oids))
     }
 
     /// Pairs a source table with the target's and decides where its copy starts.
@@ -326,6 +351,17 @@ async fn open_snapshot(source: &Connection, tables: &[TableName]) -> Result<Sour
         source.batch_execute(&lock).await.doing(|| format!("locking table `{table}` on the source against changes of form"))?;
     }
     Ok(SourceState::read(source).await?)
+}
+
+async fn read_definitions(source: &Connection, tables: Vec<TableName>) -> Result<Vec<(TableName, Relation)>, IncrementalError> {
+    let mut read = Vec::with_capacity(tables.len());
+    for table in tables {
+        let relation = catalogue::relation(source, &table)
+            .await?
+            .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` was dropped from the source just now")))?;
+        read.push((table, relation));
+    }
+    Ok(read)
 }
 
 async fn copy_table(

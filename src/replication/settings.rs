@@ -23,7 +23,7 @@ pub static TARGET_DATABASE_URL: Setting = Setting::new(
 /// Mode of each table.
 pub static BACKUP_MODE: Setting = Setting::new(
     "BACKUP_MODE",
-    "JSON object from table name to `incremental` (only new rows are appended), `none` (never touched) or `full`. Tables it does not name are copied in full. Names are exact; `schema.table` outside `public`. Example: {\"knowledge-elements\":\"incremental\",\"audit\":\"none\"}",
+    "JSON object from table name to `incremental` (only new rows are appended), `delta` (kept, and changed rows, new and deleted ones are brought over), `none` (never touched) or `full`. Tables it does not name are copied in full. Names are exact; `schema.table` outside `public`. Example: {\"knowledge-elements\":\"incremental\",\"audit\":\"none\"}",
 )
 .default("{}");
 /// Whether foreign keys are copied.
@@ -101,6 +101,8 @@ pub enum TableMode {
     Full,
     /// Kept by the full replication; new rows are appended by the incremental one.
     Incremental,
+    /// Kept by the full replication; the incremental one makes it equal to the source.
+    Delta,
     /// Kept by both.
     None,
 }
@@ -150,12 +152,13 @@ impl TableModes {
             }
             let mode = match mode.as_str() {
                 Some("incremental") => TableMode::Incremental,
+                Some("delta") => TableMode::Delta,
                 Some("none") => TableMode::None,
                 Some("full") => TableMode::Full,
                 _ => {
                     reader.problem(
                         BACKUP_MODE.name,
-                        format!("table `{table}` has mode {mode}; write \"incremental\", \"none\" or \"full\""),
+                        format!("table `{table}` has mode {mode}; write \"incremental\", \"delta\", \"none\" or \"full\""),
                     );
                     continue;
                 }
@@ -247,14 +250,15 @@ mod tests {
 
     #[test]
     fn table_modes_are_read_in_order_and_mistakes_are_named() {
-        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremental","A.x":"none","c":"full"}"#)]);
+        let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremental","A.x":"none","c":"full","d":"delta"}"#)]);
         let reader = Reader::new(&environment);
         let modes = TableModes::from_settings(&reader);
         assert!(reader.finish().is_ok());
         assert_eq!(modes.keys_with(TableMode::Incremental).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(modes.keys_with(TableMode::Delta).collect::<Vec<_>>(), ["d"]);
         assert_eq!(modes.mode_of(&TableName { schema: "A".into(), name: "x".into() }), TableMode::None);
         assert_eq!(modes.mode_of(&TableName::public("other")), TableMode::Full);
-        assert_eq!(modes.unknown(&[TableName::public("b"), TableName::public("c")]), ["A.x"]);
+        assert_eq!(modes.unknown(&["b", "c", "d"].map(TableName::public)), ["A.x"]);
 
         let environment = Environment::of([("BACKUP_MODE", r#"{"b":"incremantal"}"#)]);
         let reader = Reader::new(&environment);

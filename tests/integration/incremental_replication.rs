@@ -1,5 +1,9 @@
 //! Incremental replication between two real databases (contract §4).
 
+mod delta;
+mod delta_fire;
+mod delta_full;
+mod delta_keys;
 mod fire;
 mod late;
 mod shape;

@@ -92,14 +92,18 @@ const INDEXES: &str = "select i.indisprimary, array_agg(a.attname::text order by
     where i.indrelid = $1 and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null and k.n <= i.indnkeyatts
     group by i.indexrelid, i.indisprimary";
 
-/// The tables of mode `incremental`, in the settings' order. A key of the settings is a plain name
+/// The tables of `mode`, `incremental` or `delta`, in the settings' order. A key of the settings is a plain name
 /// in `public`, or `schema.table`; names may hold dots themselves, so the catalogue decides.
-pub(in crate::replication) async fn resolve(source: &Connection, modes: &TableModes) -> Result<Vec<TableName>, IncrementalError> {
+pub(in crate::replication) async fn resolve(
+    source: &Connection,
+    modes: &TableModes,
+    mode: TableMode,
+) -> Result<Vec<TableName>, IncrementalError> {
     let rows = source.query(RELATIONS, &[]).await.doing(|| "listing the source's tables".to_owned())?;
     let known: Vec<(TableName, String)> =
         rows.iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect();
     let mut tables = Vec::new();
-    for key in modes.keys_with(TableMode::Incremental) {
+    for key in modes.keys_with(mode) {
         let before = tables.len();
         let mut repeated = false;
         for (table, kind) in &known {
@@ -108,7 +112,7 @@ pub(in crate::replication) async fn resolve(source: &Connection, modes: &TableMo
             }
             if !matches!(kind.as_str(), "r" | "p") {
                 return Err(IncrementalError::Refused(format!(
-                    "BACKUP_MODE: `{key}` is a view or foreign table of the source; only tables can be incremental"
+                    "BACKUP_MODE: `{key}` is a view or foreign table of the source; only tables can be incremental or delta"
                 )));
             }
             if tables.contains(table) {

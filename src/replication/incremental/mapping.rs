@@ -70,10 +70,16 @@ impl Plan {
     }
 
     fn select_columns(&self, columns: &[String], source: &Relation, condition: Option<&str>) -> String {
-        // A plain table's inheritance children are tables of their own on the target too.
-        let only = if source.partitioned { "" } else { "only " };
         let condition = condition.map(|c| format!(" where {c}")).unwrap_or_default();
-        format!("copy (select {} from {only}{}{condition}) to stdout {}", list(columns), self.table.quoted(), self.format())
+        format!("copy (select {} from {}{condition}) to stdout {}", list(columns), self.rows_of(source), self.format())
+    }
+
+    /// The table's rows on either side, for `FROM`. A plain table's inheritance children are tables of their own
+    /// on both.
+    #[must_use]
+    pub fn rows_of(&self, relation: &Relation) -> String {
+        let only = if relation.partitioned { "" } else { "only " };
+        format!("{only}{}", self.table.quoted())
     }
 
     /// Condition of the rows above the watermark.
@@ -89,7 +95,7 @@ impl Plan {
     }
 }
 
-fn list(columns: &[String]) -> String {
+pub(super) fn list(columns: &[String]) -> String {
     columns.iter().map(|c| quote_identifier(c)).collect::<Vec<_>>().join(", ")
 }
 
@@ -112,13 +118,29 @@ pub fn key(table: &TableName, source: &Relation) -> Result<Key, IncrementalError
     }
 }
 
-/// Pairs the two tables.
+/// Pairs the two tables of an appended table.
 ///
 /// # Errors
 /// When rows of the source could not be written to the target, naming the column.
 pub fn plan(table: &TableName, source: &Relation, target: &Relation) -> Result<Plan, IncrementalError> {
+    let mut plan = pair(table, source, target, key(table, source)?)?;
+    if !plan.key.unique && !source.partitioned {
+        plan.notes.push(
+            "column `id` is not unique on the source: a late row whose id is on the target already is not copied".to_owned(),
+        );
+    }
+    if source.column(&plan.key.columns[0]).is_some_and(|c| !c.not_null) {
+        plan.notes.push(format!("column `{}` may be NULL on the source: such rows are not copied", plan.key.columns[0]));
+    }
+    Ok(plan)
+}
+
+/// Pairs the columns of the two tables.
+///
+/// # Errors
+/// When rows of the source could not be written to the target, naming the column.
+pub fn pair(table: &TableName, source: &Relation, target: &Relation, key: Key) -> Result<Plan, IncrementalError> {
     let refused = |problem: String| Err(IncrementalError::Refused(format!("table `{table}`: {problem}")));
-    let key = key(table, source)?;
     let mut notes = Vec::new();
     let mut columns = Vec::new();
     let mut binary = true;
@@ -146,14 +168,6 @@ pub fn plan(table: &TableName, source: &Relation, target: &Relation) -> Result<P
                 quote_identifier(&column.name)
             ));
         }
-    }
-    if !key.unique && !source.partitioned {
-        notes.push(
-            "column `id` is not unique on the source: a late row whose id is on the target already is not copied".to_owned(),
-        );
-    }
-    if source.column(&key.columns[0]).is_some_and(|c| !c.not_null) {
-        notes.push(format!("column `{}` may be NULL on the source: such rows are not copied", key.columns[0]));
     }
     Ok(Plan { table: table.clone(), columns, binary, key, notes })
 }

@@ -220,7 +220,7 @@ async fn choose(source: &Connection, config: &Config) -> anyhow::Result<Vec<Item
         config.tables.is_empty() || config.tables.iter().any(|text| names.iter().any(|name| is(text, name)))
     };
     let mut items = Vec::new();
-    for name in catalogue::resolve(source, &config.modes).await? {
+    for name in catalogue::resolve(source, &config.modes, TableMode::Incremental).await? {
         if wanted(&[&name]) {
             items.push(Item::Appended(name));
         }

@@ -1,0 +1,364 @@
+//! Delta mode: makes tables whose rows change equal to the source's, at the cost of what changed.
+//!
+//! # How
+//!
+//! ```text
+//!   source                                   target
+//!   one sequential scan: rows, and rows  ──▶ count as the last run left it, nothing new: done
+//!   not older than the stored snapshot
+//!   those rows (or all)  ──── COPY ────────▶ temporary table of rows ─┐ one statement: updates what differs,
+//!   all keys, only when the counts tell                               ├ inserts what is new,
+//!   that rows are gone   ──── COPY ────────▶ temporary table of keys ─┘ deletes what is gone
+//! ```
+//!
+//! A row of the source that is older than the stored snapshot's `xmin` was in that snapshot and has
+//! not changed since (the module above tells why), so the target has it. With the rows that came
+//! since added, the target holds every key of the source: equal counts mean equal keys, and no
+//! key needs to be sent. A changed key is a new row and one that is gone.
+//!
+//! Everything happens in the run's one source snapshot and one target transaction. Readers are never
+//! locked out and see the tables as they were until the commit; other writers of a table that
+//! changes wait for it. A run that dies leaves the target as it was.
+//!
+//! # When every row is compared
+//!
+//! Where that reasoning has no ground – [`state`] lists the cases – all rows go to the temporary
+//! table and through the same statement. The line that begins with `full comparison` says why. A
+//! table without usable key is compared as whole rows whenever it changed ([`apply`]).
+//!
+//! # Foreign keys of the target
+//!
+//! Referenced tables are filled first and emptied last ([`keys`]). A row that is gone from the source
+//! but that something on the target still refers to stays, whatever the key's action is, and is
+//! told: no deletion of ours cascades.
+
+mod apply;
+mod columns;
+mod keys;
+mod sql;
+mod stage;
+mod state;
+
+use serde_json::json;
+
+use self::keys::{ForeignKey, Order};
+use self::state::{Shape, State};
+use super::catalogue::{self, Relation};
+use super::create::{self, Absent};
+use super::mapping::{self, Key, Plan};
+use super::stream::{self, Copied};
+use super::watermark::SourceState;
+use super::{Incremental, IncrementalError};
+use crate::postgres::{Connection, Doing};
+use crate::replication::settings::TableName;
+use crate::worker::Run;
+
+/// How a table is brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Course {
+    /// It is, already.
+    Unchanged,
+    /// The target's table is empty.
+    FirstLoad,
+    /// What is not older than the stored snapshot.
+    Changes,
+    /// Every row is compared, for this reason.
+    Everything(String),
+}
+
+/// What was done to a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    inserted: u64,
+    updated: u64,
+    deleted: u64,
+    /// Gone from the source, but referred to.
+    staying: u64,
+    bytes: u64,
+}
+
+/// A table that is about to be brought up to date.
+struct Table {
+    plan: Plan,
+    source: Relation,
+    target: Relation,
+    shape: Shape,
+    stored: Option<State>,
+    /// Tells its temporary tables from those of the others.
+    number: usize,
+    course: Course,
+    /// Rows on the target before.
+    before: u64,
+    /// Rows on the source.
+    total: u64,
+    /// Rows on the source that are not older than the last run, and their condition.
+    fresh: u64,
+    condition: Option<String>,
+    /// Rows of the target that are gone from the source.
+    doomed: u64,
+    /// Whether the stored state should be renewed although nothing changed.
+    stale: bool,
+    tally: Tally,
+}
+
+/// All tables of mode `delta` in a run.
+pub(super) struct Deltas {
+    tables: Vec<Table>,
+    order: Order,
+    keys: Vec<ForeignKey>,
+}
+
+/// What all of them came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+    pub bytes: u64,
+}
+
+/// What identifies a row of the source: the primary key, else another single column that is unique
+/// and never null. No columns: nothing does.
+fn key(source: &Relation) -> Key {
+    let sure = |name: &str| source.column(name).is_some_and(|c| c.not_null);
+    let columns = if source.primary_key.is_empty() {
+        let mut unique: Vec<&String> = source.unique.iter().filter(|name| sure(name)).collect();
+        // The same one every night, whatever the order of the catalogue; `id` before others.
+        unique.sort_by_key(|name| (name.as_str() != "id", name.as_str()));
+        unique.first().map(|name| vec![(*name).clone()]).unwrap_or_default()
+    } else {
+        source.primary_key.clone()
+    };
+    Key { unique: !columns.is_empty(), columns, ordered: false }
+}
+
+/// Before the transaction: the table of states, and columns that follow the source's.
+pub(super) async fn prepare(run: &Run, target: &Connection, tables: &[(TableName, Relation)]) -> Result<(), IncrementalError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    state::prepare(target).await?;
+    for (table, source) in tables {
+        columns::follow(run, target, table, source).await?;
+    }
+    Ok(())
+}
+
+impl Deltas {
+    /// Finds out what there is to do and brings all of it to temporary tables of the target.
+    /// `appended` are the target's tables that rows are appended to in the same transaction.
+    pub(super) async fn stage(
+        work: &Incremental,
+        run: &Run,
+        source: &mut Connection,
+        target: &Connection,
+        now: &SourceState,
+        tables: Vec<(TableName, Relation)>,
+        appended: &[u32],
+    ) -> Result<Deltas, IncrementalError> {
+        let mut staged = Vec::with_capacity(tables.len());
+        for (number, (name, relation)) in tables.into_iter().enumerate() {
+            let mut table = Table::find(run, source, target, name, relation, number).await?;
+            table.decide(work.first_load, source, target, now).await?;
+            table.tell_before(run);
+            if matches!(table.course, Course::Changes | Course::Everything(_)) {
+                table.stage(run, source, target).await?;
+            }
+            staged.push(table);
+        }
+        let oids: Vec<u32> = staged.iter().map(|t| t.target.oid).collect();
+        let keys = if oids.is_empty() { Vec::new() } else { keys::read(target, &oids, appended).await? };
+        let edges: Vec<(u32, u32)> = keys.iter().filter_map(|k| k.child.map(|child| (child, k.parent))).collect();
+        let order = keys::order(&oids, appended, &edges);
+        Ok(Deltas { tables: staged, order, keys })
+    }
+
+    /// The target's tables.
+    pub(super) fn oids(&self) -> impl Iterator<Item = u32> {
+        self.tables.iter().map(|t| t.target.oid)
+    }
+
+    /// Applies what the appended tables refer to.
+    pub(super) async fn apply_before_appended(
+        &mut self,
+        run: &Run,
+        source: &mut Connection,
+        target: &Connection,
+        made: &[Absent],
+    ) -> Result<(), IncrementalError> {
+        for index in self.order.before.clone() {
+            self.apply(run, source, target, made, index).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the others, deletes what is gone, and remembers all of it.
+    pub(super) async fn finish(
+        mut self,
+        run: &Run,
+        source: &mut Connection,
+        target: &Connection,
+        made: &[Absent],
+        now: &SourceState,
+    ) -> Result<Totals, IncrementalError> {
+        for index in self.order.after.clone() {
+            self.apply(run, source, target, made, index).await?;
+        }
+        for index in self.order.before.iter().chain(&self.order.after).rev() {
+            let table = &mut self.tables[*index];
+            apply::delete_waiting(run, target, table, &self.keys).await?;
+        }
+        state::remember(target, now, &self.tables).await?;
+        let mut totals = Totals::default();
+        for table in &self.tables {
+            table.tell_after(run);
+            totals.inserted += table.tally.inserted;
+            totals.updated += table.tally.updated;
+            totals.deleted += table.tally.deleted;
+            totals.bytes += table.tally.bytes;
+        }
+        Ok(totals)
+    }
+
+    async fn apply(
+        &mut self,
+        run: &Run,
+        source: &mut Connection,
+        target: &Connection,
+        made: &[Absent],
+        index: usize,
+    ) -> Result<(), IncrementalError> {
+        let table = &mut self.tables[index];
+        match table.course {
+            Course::Unchanged => {}
+            Course::FirstLoad => table.load(run, source, target, made).await?,
+            Course::Changes | Course::Everything(_) => {
+                apply::apply(target, table, &self.keys).await?;
+            }
+        }
+        let written = table.tally.inserted + table.tally.updated;
+        run.progress(|p| {
+            p.done += 1;
+            p.rows += written;
+        });
+        Ok(())
+    }
+}
+
+impl Table {
+    async fn find(
+        run: &Run,
+        source: &Connection,
+        target: &Connection,
+        name: TableName,
+        relation: Relation,
+        number: usize,
+    ) -> Result<Table, IncrementalError> {
+        let there = catalogue::relation(target, &name)
+            .await?
+            .ok_or_else(|| IncrementalError::Refused(format!("table `{name}` is absent on the target")))?;
+        let plan = mapping::pair(&name, &relation, &there, key(&relation))?;
+        for note in &plan.notes {
+            run.warn(format!("{name}: {note}"));
+        }
+        let shape = Shape::read(source, &plan, &relation).await?;
+        let stored = state::load(target, &name).await?;
+        Ok(Table {
+            plan,
+            source: relation,
+            target: there,
+            shape,
+            stored,
+            number,
+            course: Course::Unchanged,
+            before: 0,
+            total: 0,
+            fresh: 0,
+            condition: None,
+            doomed: 0,
+            stale: false,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Fills the empty table, as that of an appended one is.
+    async fn load(
+        &mut self,
+        run: &Run,
+        source: &mut Connection,
+        target: &Connection,
+        made: &[Absent],
+    ) -> Result<(), IncrementalError> {
+        let base = run.current_progress();
+        let moved = &mut |copied: &Copied| run.progress(|p| p.bytes = base.bytes + copied.bytes);
+        let copied = stream::copy(source, &self.plan.select(&self.source, None), target, &self.plan, moved).await?;
+        for absent in made.iter().filter(|a| a.contains(&self.plan.table)) {
+            create::finish(source, target, &self.plan.table, absent).await?;
+        }
+        let analyze = format!("analyze {}", self.plan.table.quoted());
+        target.batch_execute(&analyze).await.doing(|| format!("analyzing table `{}`", self.plan.table))?;
+        self.total = copied.read;
+        self.tally.inserted = copied.rows;
+        self.tally.bytes += copied.bytes;
+        Ok(())
+    }
+
+    fn tell_before(&self, run: &Run) {
+        let table = &self.plan.table;
+        match &self.course {
+            Course::Unchanged => run.info(format!("{table} is unchanged: {} rows on both sides", self.total)),
+            Course::FirstLoad => run.info(format!("{table} table is empty on the target: first full load")),
+            Course::Changes => {}
+            Course::Everything(reason) => {
+                run.info(format!("{table} full comparison: every row is copied and compared, because {reason}"));
+            }
+        }
+    }
+
+    fn tell_after(&self, run: &Run) {
+        let (table, tally) = (&self.plan.table, self.tally);
+        let left = self.before + tally.inserted - tally.deleted.min(self.before + tally.inserted);
+        if left != self.total + tally.staying {
+            run.warn(format!(
+                "{table}: the source has {} rows but the target {left}; a trigger or rule there drops or adds rows",
+                self.total
+            ));
+        }
+        run.info_with(
+            format!(
+                "Total of {table} replicated: {} inserted, {} updated, {} deleted",
+                tally.inserted, tally.updated, tally.deleted
+            ),
+            json!({
+                "rows_inserted": tally.inserted,
+                "rows_updated": tally.updated,
+                "rows_deleted": tally.deleted,
+                "table_name": table.to_string(),
+            }),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::Column;
+    use super::*;
+
+    #[test]
+    fn the_key_is_the_primary_key_else_a_unique_column_that_is_never_null() {
+        let column = |name: &str, not_null| Column { name: name.to_owned(), not_null, ..Column::default() };
+        let mut source = Relation {
+            columns: vec![column("mail", true), column("id", true), column("maybe", false)],
+            primary_key: vec!["mail".to_owned(), "id".to_owned()],
+            unique: ["maybe", "mail", "id"].map(str::to_owned).to_vec(),
+            ..Relation::default()
+        };
+        assert_eq!(key(&source).columns, ["mail", "id"]);
+        source.primary_key.clear();
+        assert_eq!(key(&source).columns, ["id"]);
+        source.unique = vec!["maybe".to_owned(), "mail".to_owned()];
+        assert_eq!(key(&source).columns, ["mail"]);
+        source.unique.pop();
+        assert!(key(&source).columns.is_empty() && !key(&source).unique);
+    }
+}

@@ -1,0 +1,246 @@
+//! What the target remembers of a table's last delta run, and what that says about the next one.
+//!
+//! One row a table in `bullwork.delta_watermark` on the target, written in the transaction that
+//! writes the rows, as the last thing in it. It is not the appended tables' watermark: a table that
+//! changes its mode has rows that the other mode does not answer for.
+//!
+//! ```text
+//! table_schema, table_name   the table
+//! target_oid, target_rows    the target's table itself, and how many rows it was left with
+//! key_columns                the key; empty without one
+//! columns, types             the columns copied, and their types on the source
+//! source_oid, source_files   the source's table, and a hash of its files and those of its partitions
+//! source_labels              a hash of the labels of its enums, which change without a row being written
+//! source_snapshot, source_identity, replicated_at     as in the other table
+//! xmin                       the number of the transaction: a row of the table that is newer is not ours
+//! ```
+//!
+//! Every row is compared when there is no such state; when it is of another source, timeline, target
+//! table or key, ahead of the source, or two billion transactions old; when the source's table was
+//! replaced, rewritten or truncated or got other partitions; when a column is new or has another type; when the
+//! target has not as many rows as it was left with; when it has rows that somebody else wrote.
+
+use super::{Course, Table};
+use crate::postgres::{Connection, Doing, PostgresError};
+use crate::replication::incremental::catalogue::Relation;
+use crate::replication::incremental::mapping::Plan;
+use crate::replication::incremental::watermark::{self, Late, SourceState, Watermark};
+use crate::replication::settings::TableName;
+
+/// The state of an unchanged table is left alone for so many transactions: far from two billion, and far
+/// enough that a quiet table is written once in many nights.
+const RENEW: i64 = 50_000_000;
+/// Beyond half of the circle of transaction numbers, "newer" means nothing.
+const FARTHEST: i32 = 2_000_000_000;
+
+const EXISTS: &str = "select pg_catalog.to_regclass('bullwork.delta_watermark') is not null";
+const CREATE: &str = "create table if not exists bullwork.delta_watermark (
+    table_schema text not null,
+    table_name text not null,
+    target_oid oid not null,
+    target_rows int8 not null,
+    key_columns text[] not null,
+    columns text[] not null,
+    types text[] not null,
+    source_oid oid not null,
+    source_files text not null,
+    source_labels text not null,
+    source_snapshot text not null,
+    source_identity text not null,
+    replicated_at timestamptz not null default now(),
+    primary key (table_schema, table_name))";
+
+/// What the source's table is, apart from its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub oid: u32,
+    pub files: String,
+    pub labels: String,
+    /// The columns copied.
+    pub columns: Vec<String>,
+    /// Their types.
+    pub types: Vec<String>,
+}
+
+/// What the last run left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub mark: Watermark,
+    pub rows: u64,
+    pub shape: Shape,
+    /// Transactions of the target since then.
+    pub age: i32,
+}
+
+impl Shape {
+    pub(super) async fn read(source: &Connection, plan: &Plan, relation: &Relation) -> Result<Shape, PostgresError> {
+        let sql =
+            "with files(oid) as (select $1::oid union select p.relid from pg_catalog.pg_partition_tree($1::oid::regclass) p)
+            select (select md5(string_agg(c.oid::text || '/' || c.relfilenode::text, ',' order by c.oid))
+                from files join pg_catalog.pg_class c on c.oid = files.oid),
+            (select md5(coalesce(string_agg(a.attname || ':' || e.enumlabel, ',' order by a.attnum, e.enumsortorder), ''))
+                from pg_catalog.pg_attribute a
+                join pg_catalog.pg_type t on t.oid = a.atttypid
+                join pg_catalog.pg_enum e on e.enumtypid in (t.oid, t.typelem, t.typbasetype)
+                where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped)";
+        let row = source
+            .query_one(sql, &[&relation.oid])
+            .await
+            .doing(|| format!("reading what table `{}` is on the source", plan.table))?;
+        let copied = relation.columns.iter().filter(|c| plan.columns.contains(&c.name));
+        let (columns, types) = copied.map(|c| (c.name.clone(), c.sql_type.clone())).unzip();
+        Ok(Shape { oid: relation.oid, files: row.get(0), labels: row.get(1), columns, types })
+    }
+
+    /// What changed since `before` that rows do not tell.
+    fn change_since(&self, before: &Shape) -> Option<String> {
+        for (column, now) in self.columns.iter().zip(&self.types) {
+            match before.columns.iter().position(|c| c == column).map(|at| &before.types[at]) {
+                None => return Some(format!("column `{column}` is new")),
+                Some(then) if then != now => return Some(format!("the type of column `{column}` changed from {then} to {now}")),
+                Some(_) => {}
+            }
+        }
+        if self.oid != before.oid {
+            return Some("the source's table was replaced".to_owned());
+        }
+        if self.files != before.files {
+            return Some("the source's table was rewritten or truncated, or its partitions changed".to_owned());
+        }
+        (self.labels != before.labels).then(|| "the labels of an enum changed".to_owned())
+    }
+}
+
+/// Makes the table of states when it is absent; schema `bullwork` is there.
+pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
+    let doing = || "making the table `bullwork.delta_watermark` on the target".to_owned();
+    let exists: bool = target.query_one(EXISTS, &[]).await.doing(doing)?.get(0);
+    if exists { Ok(()) } else { target.batch_execute(CREATE).await.doing(doing) }
+}
+
+/// What the last run left for `table`.
+pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Option<State>, PostgresError> {
+    let sql = "select target_oid, target_rows, key_columns, columns, types, source_oid, source_files, source_labels,
+            source_snapshot, source_identity, age(xmin)
+        from bullwork.delta_watermark where table_schema = $1 and table_name = $2";
+    let row = target
+        .query_opt(sql, &[&table.schema, &table.name])
+        .await
+        .doing(|| format!("reading what the last run left of table `{table}`"))?;
+    Ok(row.map(|row| State {
+        mark: Watermark {
+            target_oid: row.get(0),
+            key_columns: row.get(2),
+            last_key: None,
+            snapshot: row.get(8),
+            identity: row.get(9),
+        },
+        rows: row.get::<_, i64>(1).try_into().unwrap_or_default(),
+        shape: Shape { oid: row.get(5), files: row.get(6), labels: row.get(7), columns: row.get(3), types: row.get(4) },
+        age: row.get(10),
+    }))
+}
+
+/// Remembers the tables that were written, or whose state grows old.
+///
+/// In a subtransaction: its number is above that of every row that this transaction wrote, in
+/// subtransactions of its own or of triggers.
+pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[Table]) -> Result<(), PostgresError> {
+    let sql = "insert into bullwork.delta_watermark
+            (table_schema, table_name, target_oid, target_rows, key_columns, columns, types, source_oid, source_files,
+             source_labels, source_snapshot, source_identity)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        on conflict (table_schema, table_name) do update set target_oid = excluded.target_oid,
+            target_rows = excluded.target_rows, key_columns = excluded.key_columns, columns = excluded.columns,
+            types = excluded.types, source_oid = excluded.source_oid, source_files = excluded.source_files,
+            source_labels = excluded.source_labels, source_snapshot = excluded.source_snapshot,
+            source_identity = excluded.source_identity, replicated_at = now()";
+    let written: Vec<&Table> = tables.iter().filter(|t| t.stale || t.course != Course::Unchanged).collect();
+    if written.is_empty() {
+        return Ok(());
+    }
+    let doing = || "storing what this run left of the delta tables".to_owned();
+    target.batch_execute("savepoint bullwork_states").await.doing(doing)?;
+    for table in written {
+        let (name, shape) = (&table.plan.table, &table.shape);
+        let rows = i64::try_from((table.before + table.tally.inserted).saturating_sub(table.tally.deleted)).unwrap_or(i64::MAX);
+        target
+            .execute(
+                sql,
+                &[
+                    &name.schema,
+                    &name.name,
+                    &table.target.oid,
+                    &rows,
+                    &table.plan.key.columns,
+                    &shape.columns,
+                    &shape.types,
+                    &shape.oid,
+                    &shape.files,
+                    &shape.labels,
+                    &now.snapshot,
+                    &now.identity,
+                ],
+            )
+            .await
+            .doing(|| format!("storing what this run left of table `{name}`"))?;
+    }
+    target.batch_execute("release savepoint bullwork_states").await.doing(doing)
+}
+
+impl Table {
+    /// The transaction from which on rows are new on the source, or why that is not known.
+    /// `written` are rows of the target that somebody else wrote.
+    pub(super) fn since(&self, now: &SourceState, written: u64) -> Result<i64, String> {
+        let stored = self.stored.as_ref();
+        let xmin = match watermark::decide(stored.map(|s| &s.mark), now, &self.plan, &self.source, self.target.oid, None) {
+            Late::Since(xmin) => xmin,
+            Late::Everything(reason) => return Err(reason.to_owned()),
+            Late::FirstLoad => return Err("the target's table is empty".to_owned()),
+        };
+        let Some(stored) = stored else { return Err("no earlier run left a snapshot".to_owned()) };
+        if !(0..FARTHEST).contains(&stored.age) {
+            return Err("the last run is two billion transactions of the target ago".to_owned());
+        }
+        if let Some(change) = self.shape.change_since(&stored.shape) {
+            return Err(change);
+        }
+        if stored.rows != self.before {
+            return Err(format!("the target's table has {} rows, but the last run left {}", self.before, stored.rows));
+        }
+        if written > 0 {
+            return Err(format!("somebody else wrote {written} rows of the target's table"));
+        }
+        Ok(xmin)
+    }
+
+    /// Whether the state of an unchanged table is old enough to be written again.
+    pub(super) fn grows_old(&self, now: &SourceState, xmin: i64) -> bool {
+        now.xmax - xmin > RENEW || self.stored.as_ref().is_some_and(|s| i64::from(s.age) > RENEW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rows_do_not_tell_is_named() {
+        let shape = |columns: &[(&str, &str)], oid, files: &str| Shape {
+            oid,
+            files: files.to_owned(),
+            labels: String::new(),
+            columns: columns.iter().map(|c| c.0.to_owned()).collect(),
+            types: columns.iter().map(|c| c.1.to_owned()).collect(),
+        };
+        let before = shape(&[("id", "integer"), ("a", "text")], 1, "f");
+        let change = |now: &Shape| now.change_since(&before).unwrap_or_default();
+        assert_eq!(change(&before), "");
+        assert_eq!(change(&shape(&[("id", "integer")], 1, "f")), "", "a dropped column leaves the others as they are");
+        assert_eq!(change(&shape(&[("id", "bigint")], 1, "g")), "the type of column `id` changed from integer to bigint");
+        assert_eq!(change(&shape(&[("b", "text"), ("id", "integer")], 1, "f")), "column `b` is new");
+        assert!(change(&shape(&[("id", "integer")], 2, "g")).contains("was replaced"));
+        assert!(change(&shape(&[("id", "integer")], 1, "g")).contains("rewritten or truncated"));
+        assert!(change(&Shape { labels: "x".to_owned(), ..before.clone() }).contains("labels of an enum"));
+    }
+}
