@@ -7,6 +7,7 @@
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
 //! - [`projection`]: what of a table leaves the source
+//! - [`rules`]: which columns are masked and which rows are left behind
 //! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
@@ -15,5 +16,6 @@ pub mod incremental;
 pub mod learning_content;
 pub mod production;
 pub mod projection;
+pub mod rules;
 pub mod schema_export;
 pub mod settings;

@@ -9,6 +9,7 @@ use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::postgres::client_programs::PG_BIN;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Swap};
+use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
     RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
@@ -39,6 +40,8 @@ impl JobKind for FullReplication {
         &SOURCE_DATABASE_URL,
         &TARGET_DATABASE_URL,
         &BACKUP_MODE,
+        &REPLICATION_RULES,
+        &REPLICATION_MASK_KEY,
         &RESTORE_FK_CONSTRAINTS,
         &PG_RESTORE_JOBS,
         &REPLICATION_SWAP,
@@ -52,6 +55,7 @@ impl JobKind for FullReplication {
     fn from_settings(reader: &Reader<'_>) -> Self {
         let (source, target) = (settings::source(reader), settings::target(reader));
         let modes = TableModes::from_settings(reader);
+        let rules = Rules::from_settings(reader);
         let foreign_keys = reader.flag(&RESTORE_FK_CONSTRAINTS);
         let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
         let minutes = reader.integer(&REPLICATION_SWAP_TIMEOUT, 1..=1440);
@@ -76,6 +80,7 @@ impl JobKind for FullReplication {
                 jobs,
                 programs,
                 enrichment,
+                rules,
                 swap,
             }),
             schedule: Schedule::from_settings(reader, &SCHEDULE),

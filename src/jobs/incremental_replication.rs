@@ -13,6 +13,7 @@ use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::postgres::client_programs::PG_BIN;
 use crate::replication::incremental::{Incremental, IncrementalError};
+use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes};
 use crate::worker::{JobContext, JobKind, Outcome};
 
@@ -34,6 +35,7 @@ pub struct IncrementalReplication {
     source: Option<Database>,
     target: Option<Database>,
     modes: TableModes,
+    rules: Rules,
     first_load: bool,
     programs: Option<PathBuf>,
 }
@@ -44,8 +46,15 @@ impl JobKind for IncrementalReplication {
     const QUEUE: &'static str = "Incremental replication queue";
     const SUMMARY: &'static str = "Append new rows of the incremental tables to the target";
     const THEN: Option<&'static str> = Some("learning-content-replication");
-    const SETTINGS: &'static [&'static Setting] =
-        &[&SOURCE_DATABASE_URL, &TARGET_DATABASE_URL, &BACKUP_MODE, &INCREMENTAL_FIRST_LOAD, &PG_BIN];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &SOURCE_DATABASE_URL,
+        &TARGET_DATABASE_URL,
+        &BACKUP_MODE,
+        &REPLICATION_RULES,
+        &REPLICATION_MASK_KEY,
+        &INCREMENTAL_FIRST_LOAD,
+        &PG_BIN,
+    ];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
@@ -53,6 +62,7 @@ impl JobKind for IncrementalReplication {
             source: settings::source(reader),
             target: settings::target(reader),
             modes: TableModes::from_settings(reader),
+            rules: Rules::from_settings(reader),
             first_load: reader.flag(&INCREMENTAL_FIRST_LOAD),
             programs: reader.optional(&PG_BIN).map(Into::into),
         }
@@ -70,6 +80,7 @@ impl JobKind for IncrementalReplication {
             source,
             target,
             modes: self.modes.clone(),
+            rules: self.rules.clone(),
             first_load: self.first_load,
             programs: self.programs.clone(),
         };

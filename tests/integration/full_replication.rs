@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bullwork::postgres::Database;
 use bullwork::replication::full::{self, Config, Enrichment, Summary, Swap};
+use bullwork::replication::rules::Rules;
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::worker::{Progress, Record, Run, RunSink};
 use tokio_postgres::Client;
@@ -44,6 +45,7 @@ impl World {
             jobs: 3,
             programs: None,
             enrichment: Enrichment::shipped(),
+            rules: Rules::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0 }),
         };
         World { cluster, source, target, config }

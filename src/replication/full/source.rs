@@ -15,6 +15,7 @@ use super::tables::{self, SourceIndex, SourceKey, SourceTable};
 use crate::postgres::client_programs::PgDump;
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing};
+use crate::replication::rules::Applied;
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -32,6 +33,8 @@ pub(super) struct Source {
     pub(super) index_names: HashSet<TableName>,
     pub(super) index_identities: Vec<String>,
     pub(super) foreign_keys: Vec<SourceKey>,
+    /// Foreign keys that need not hold, by oid: rows that they point to may be left behind.
+    pub(super) loose_keys: HashSet<u32>,
     /// Every definition, in an order that works.
     pub(super) entries: Vec<Entry>,
     /// Names of the tables that the target keeps.
@@ -137,6 +140,7 @@ impl Source {
             index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
             index_names: plain.into_iter().map(|i| i.name).collect(),
             foreign_keys: tables::foreign_keys(session).await?,
+            loose_keys: HashSet::new(),
             entries: Vec::new(),
             kept,
             kept_oids,
@@ -144,6 +148,18 @@ impl Source {
             relocation: Relocation::default(),
             graph,
         })
+    }
+
+    /// Has the tables read as the rules say.
+    pub(super) fn apply(&mut self, rules: Applied) -> Result<(), Refused> {
+        for table in &mut self.tables {
+            let columns: Vec<String> = table.projection.readings.iter().map(|r| r.column.clone()).collect();
+            table.projection = rules.projection(table.oid, &columns).map_err(|column| {
+                Refused(format!("table `{}`, column `{column}`: it has no rule, and the table has masks", table.name))
+            })?;
+        }
+        self.loose_keys = rules.loose_keys;
+        Ok(())
     }
 
     /// Adds the definitions, by pg_dump in the same snapshot.

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use crate::postgres::{Doing, PostgresError};
 use crate::replication::binary::base_and_portable;
+use crate::replication::projection::Projection;
 use crate::replication::settings::TableName;
 
 /// A table whose rows are copied.
@@ -13,8 +14,8 @@ use crate::replication::settings::TableName;
 pub(super) struct SourceTable {
     pub(super) oid: u32,
     pub(super) name: TableName,
-    /// Columns that hold data of their own: no generated ones.
-    pub(super) columns: Vec<String>,
+    /// What is read: columns that hold data of their own, no generated ones.
+    pub(super) projection: Projection,
     /// Bytes on disk, for the order of work.
     pub(super) size: i64,
     /// Every column's binary form means the same on another server.
@@ -60,7 +61,7 @@ pub(super) async fn tables(client: &Client) -> Result<Vec<SourceTable>, Postgres
             name: TableName { schema: row.get(1), name: row.get(2) },
             size: row.get(3),
             readable: row.get(4),
-            columns: row.get(5),
+            projection: Projection::plain(&row.get::<_, Vec<String>>(5)),
             binary: row.get(6),
             holds_names: row.get(7),
         })
