@@ -224,9 +224,6 @@ impl Incremental {
         let state = open_snapshot(&source, &tables).await?;
         self.rules.enter(&source).await?;
         let applied = self.rules.apply(&source, false).await?;
-        for note in &applied.notes {
-            run.warn(note.clone());
-        }
         let mut sources = Vec::with_capacity(tables.len());
         for table in tables {
             let relation = catalogue::relation(&source, &table)

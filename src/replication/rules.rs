@@ -173,8 +173,6 @@ pub struct Applied {
     tables: HashMap<u32, Ruled>,
     /// Foreign keys that need not hold any more, by oid.
     pub loose_keys: HashSet<u32>,
-    /// What the operator should know.
-    pub notes: Vec<String>,
 }
 
 impl Applied {

@@ -173,7 +173,7 @@ pub fn plan(table: &TableName, source: &Relation, target: &Relation) -> Result<P
 pub(super) fn ruled(table: &TableName, projection: Result<Projection, String>) -> Result<Projection, IncrementalError> {
     projection.map_err(|column| {
         IncrementalError::Refused(format!(
-            "table `{table}` has masks, but no rule for column `{column}`; give it one, or make it computed on the target as on the source"
+            "table `{table}` has masks, but no rule for column `{column}`; give it one, or, where the source computes it, have the target compute it too"
         ))
     })
 }
@@ -215,6 +215,10 @@ pub(super) async fn add_columns(
     };
     for column in source.columns.iter().filter(|c| there.column(&c.name).is_none()) {
         let left_out = |why: &str| run.warn(format!("{table}: new column `{}` is left out: {why}", column.name));
+        if column.generated && masked.readings.iter().any(|r| r.instead.is_some()) {
+            left_out("the source computes it from what may be masked; add it there as a generated column");
+            continue;
+        }
         let name = format!("{}.{}", quote_identifier(&column.type_schema), quote_identifier(&column.type_name));
         let exists: bool = target
             .query_one("select pg_catalog.to_regtype($1) is not null", &[&name])

@@ -94,6 +94,10 @@ impl Rules {
                 Err(problem) => problems.push(format!("table `{key}`, column `{}`: {problem}", column.name)),
             }
         }
+        // From masks they are computed on the target; without any, they are as good as the others.
+        if candidate.masks.values().all(|(rule, _)| *rule == Rule::Keep) {
+            ruled.columns.extend(columns.iter().filter(|c| c.generated).map(|c| (c.name.clone(), None)));
+        }
         if !unnamed.is_empty() {
             problems.push(format!(
                 "table `{key}` has masks, but no rule for column {}; name a rule for each (\"keep\" copies it), or write other_columns = \"copy\"",

@@ -26,6 +26,7 @@ pub(super) fn objection(text: &str) -> Option<String> {
                     return Some(format!("closes a `{c}` that it did not open"));
                 }
             }
+            ',' if open.is_empty() => return Some("holds a `,` outside of parentheses; write one expression".to_owned()),
             ';' => return Some("holds a `;`; write one expression".to_owned()),
             '$' => return Some("holds a `$`; write texts as '…', and no parameters".to_owned()),
             '-' if rest.peek() == Some(&'-') => return Some("holds a comment (`--`)".to_owned()),
@@ -82,6 +83,7 @@ mod tests {
             ("a), (b", "closes a `)`"),
             ("a); drop table t; select (1", "closes a `)`"),
             ("a; select 1", "`;`"),
+            ("a, b", "`,`"),
             ("a -- ", "comment"),
             ("a /* b", "comment"),
             ("'open", "never closed"),
