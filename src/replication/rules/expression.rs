@@ -11,14 +11,15 @@ pub(super) fn objection(text: &str) -> Option<String> {
     let mut any = false;
     while let Some(c) = rest.next() {
         any |= !c.is_whitespace();
+        if matches!(c, '\'' | '"') {
+            // A doubled quote ends one literal and begins the next, which comes to the same here.
+            if rest.by_ref().any(|next| next == c) {
+                continue;
+            }
+            return Some(format!("has a {c} that is never closed"));
+        }
         match c {
             '\0' => return Some("holds a NUL character".to_owned()),
-            '\'' | '"' => {
-                // A doubled quote ends one literal and begins the next, which comes to the same here.
-                if !rest.by_ref().any(|next| next == c) {
-                    return Some(format!("has a {c} that is never closed"));
-                }
-            }
             '(' | '[' => open.push(c),
             ')' | ']' => {
                 let wanted = if c == ')' { '(' } else { '[' };
