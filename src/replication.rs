@@ -9,6 +9,7 @@
 //! - [`schema_export`]: definitions only, into a catalogue database
 //! - [`projection`]: what of a table leaves the source
 //! - [`verify`]: whether the copy is the source, and the repair of what is not
+//! - [`rules`]: which columns are masked and which rows are left behind
 //! - [`production`]: makes sure that nothing is written to the source
 
 pub mod binary;
@@ -18,6 +19,7 @@ pub mod incremental;
 pub mod learning_content;
 pub mod production;
 pub mod projection;
+pub mod rules;
 pub mod schema_export;
 pub mod settings;
 pub mod verify;

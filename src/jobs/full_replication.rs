@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Resume, Swap};
+use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_RESUME, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
     REPLICATION_VERIFY, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
@@ -39,6 +40,8 @@ impl JobKind for FullReplication {
         &SOURCE_DATABASE_URL,
         &TARGET_DATABASE_URL,
         &BACKUP_MODE,
+        &REPLICATION_RULES,
+        &REPLICATION_MASK_KEY,
         &RESTORE_FK_CONSTRAINTS,
         &PG_RESTORE_JOBS,
         &REPLICATION_SWAP,
@@ -53,6 +56,7 @@ impl JobKind for FullReplication {
     fn from_settings(reader: &Reader<'_>) -> Self {
         let (source, target) = (settings::source(reader), settings::target(reader));
         let modes = TableModes::from_settings(reader);
+        let rules = Rules::from_settings(reader);
         let foreign_keys = reader.flag(&RESTORE_FK_CONSTRAINTS);
         let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
         let minutes = reader.integer(&REPLICATION_SWAP_TIMEOUT, 1..=1440);
@@ -85,6 +89,7 @@ impl JobKind for FullReplication {
                 foreign_keys,
                 jobs,
                 enrichment,
+                rules,
                 swap,
                 verify,
             }),

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::incremental::{Incremental, IncrementalError};
+use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableMode, TableModes};
 use crate::worker::{JobContext, JobKind, Outcome};
 
@@ -31,6 +32,7 @@ pub struct IncrementalReplication {
     source: Option<Database>,
     target: Option<Database>,
     modes: TableModes,
+    rules: Rules,
     first_load: bool,
 }
 
@@ -40,8 +42,14 @@ impl JobKind for IncrementalReplication {
     const QUEUE: &'static str = "Incremental replication queue";
     const SUMMARY: &'static str = "Append new rows of the incremental tables to the target";
     const THEN: Option<&'static str> = Some("learning-content-replication");
-    const SETTINGS: &'static [&'static Setting] =
-        &[&SOURCE_DATABASE_URL, &TARGET_DATABASE_URL, &BACKUP_MODE, &INCREMENTAL_FIRST_LOAD];
+    const SETTINGS: &'static [&'static Setting] = &[
+        &SOURCE_DATABASE_URL,
+        &TARGET_DATABASE_URL,
+        &BACKUP_MODE,
+        &REPLICATION_RULES,
+        &REPLICATION_MASK_KEY,
+        &INCREMENTAL_FIRST_LOAD,
+    ];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
@@ -49,6 +57,7 @@ impl JobKind for IncrementalReplication {
             source: settings::source(reader),
             target: settings::target(reader),
             modes: TableModes::from_settings(reader),
+            rules: Rules::from_settings(reader),
             first_load: reader.flag(&INCREMENTAL_FIRST_LOAD),
         }
     }
@@ -61,7 +70,8 @@ impl JobKind for IncrementalReplication {
         let (Some(source), Some(target)) = (self.source.clone(), self.target.clone()) else {
             return Ok(Outcome::Refuse("SOURCE_DATABASE_URL or TARGET_DATABASE_URL cannot be used".to_owned()));
         };
-        let work = Incremental { source, target, modes: self.modes.clone(), first_load: self.first_load };
+        let work =
+            Incremental { source, target, modes: self.modes.clone(), rules: self.rules.clone(), first_load: self.first_load };
         match work.replicate(&ctx.run).await {
             Ok(summary) => {
                 let mut result = json!({ "tables": summary.tables, "rows": summary.rows });

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Reader;
 use crate::postgres::Database;
+use crate::replication::rules::Rules;
 use crate::replication::settings::{PG_RESTORE_JOBS, TableModes};
 use crate::replication::{full, settings, verify};
 use crate::worker::target_lock::TargetLock;
@@ -32,8 +33,9 @@ pub fn comparison(reader: &Reader<'_>, tables: Vec<String>, repair: bool) -> Opt
     let (source, target) = (settings::source(reader), settings::target(reader));
     let modes = TableModes::from_settings(reader);
     let jobs = usize::try_from(reader.integer(&PG_RESTORE_JOBS, 1..=32)).unwrap_or(1);
+    let rules = Rules::from_settings(reader);
     let (source, target) = source.zip(target)?;
-    Some(verify::Config { source, target, modes, jobs, tables, repair })
+    Some(verify::Config { source, target, modes, jobs, rules, tables, repair })
 }
 
 /// Compares both databases as they are now, and repairs the target when asked. Waits for a run that writes to the target, and has

@@ -16,6 +16,8 @@
 //! With `REPLICATION_SWAP=off` there is room for one copy only: the first transaction drops what is replaced and makes
 //! the definitions in its place, and readers see each table empty until its rows are committed.
 //!
+//! Of tables with rules (`rules`), the source sends masks and the rows that are wanted, never the rest.
+//!
 //! **Guarantees.** Kept tables (`BACKUP_MODE`) keep rows, indexes, keys and views. Tables, views and
 //! functions that the source does not have are left alone, or stored and made again when they
 //! stand over a replaced table (`drops`, `saved`). Row counts of both sides are compared for
@@ -66,6 +68,7 @@ pub use rollback::rollback;
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
+use crate::replication::rules::{Rules, RulesError};
 use crate::replication::settings::{TableModes, TableName};
 use crate::replication::verify::{Checks, Depth};
 use crate::worker::Run;
@@ -90,6 +93,8 @@ pub struct Config {
     pub jobs: usize,
     /// Views and indexes that are added.
     pub enrichment: Enrichment,
+    /// What is masked, and which rows are left behind.
+    pub rules: Rules,
     /// How the copy is built beside the live one; none: in its place.
     pub swap: Option<Swap>,
     /// How much of the copy is compared with the source.
@@ -145,7 +150,7 @@ struct Reached {
 /// [`Refused`] for a mistake of configuration; otherwise what failed, and what state the target
 /// is in.
 pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
-    let sessions = Sessions::new(&config.source, &config.target);
+    let sessions = Sessions::new(&config.source, &config.target, &config.rules);
     let reached = Reached::default();
     let result = run.unless_stopped(work(run, config, &sessions, &reached)).await;
     let error = match result {
@@ -215,6 +220,11 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     let moment = SourceState::read(&exporter).await?;
     let there = Graph::read(&target).await?;
     let mut source = Source::read(&exporter, &there, &config.modes).await?;
+    config.rules.enter(&exporter).await?;
+    source.apply(config.rules.apply(&exporter, config.foreign_keys).await.map_err(|error| match error {
+        RulesError::Refused(text) => Refused(text).into(),
+        RulesError::Postgres(error) => anyhow::Error::from(error),
+    })?)?;
     check_target(&target, &source, &there, &own_views).await?;
 
     run.info("Start create Backup");

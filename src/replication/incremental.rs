@@ -47,6 +47,12 @@
 //! left in the target, and so brings back rows that were deleted there by hand while the source
 //! still has them.
 //!
+//! # Rules
+//!
+//! A table may have rules (`super::rules`): the source sends masks, and of its rows those that are wanted. Keys are
+//! compared with the source's, so they cannot be masked. Rows on the target stay as they were copied, so the
+//! rules of a table that has rows cannot change.
+//!
 //! # Tables the target does not have
 //!
 //! An empty table gets a first full load; an absent one is made first, by the source's definition
@@ -68,6 +74,7 @@ use serde_json::{Value, json};
 use self::catalogue::Relation;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
+use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
@@ -118,6 +125,15 @@ pub enum IncrementalError {
     Stopped(#[from] Stopped),
 }
 
+impl From<RulesError> for IncrementalError {
+    fn from(error: RulesError) -> Self {
+        match error {
+            RulesError::Refused(text) => IncrementalError::Refused(text),
+            RulesError::Postgres(error) => IncrementalError::Postgres(error),
+        }
+    }
+}
+
 impl IncrementalError {
     /// Whether another try would end the same way.
     #[must_use]
@@ -135,6 +151,8 @@ pub struct Incremental {
     pub target: Database,
     /// Its tables of mode `incremental` and `delta` are replicated, in its order.
     pub modes: TableModes,
+    /// What is masked, and which rows are left behind.
+    pub rules: Rules,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
 }
@@ -162,6 +180,8 @@ struct Work {
     /// Highest key on the target before; `None` when it is empty or the key has no order.
     before: Option<i64>,
     late: Late,
+    /// Of the rules it is copied under.
+    rules: String,
 }
 
 impl Incremental {
@@ -199,20 +219,25 @@ impl Incremental {
         deltas.retain(|table| !appended.contains(table));
         let tables: Vec<TableName> = appended.iter().chain(&deltas).cloned().collect();
         let state = open_snapshot(&source, &tables).await?;
+        self.rules.enter(&source).await?;
+        let applied = self.rules.apply(&source, false).await?;
         let appended = read_definitions(&source, appended).await?;
         let deltas = read_definitions(&source, deltas).await?;
         // Before anything is changed: a table without usable key is a mistake in the settings.
         for (table, relation) in &appended {
-            mapping::key(table, relation)?;
+            let key = mapping::key(table, relation)?;
+            mapping::refuse_masked_key(table, &key, &applied.projection(relation.oid, &key.columns))?;
         }
         watermark::prepare(&target).await?;
         for (table, relation) in &appended {
-            mapping::add_columns(&target, table, relation, run).await?;
+            let columns: Vec<String> = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
+            let masked = mapping::ruled(table, applied.projection(relation.oid, &columns))?;
+            mapping::add_columns(&target, table, relation, &masked, run).await?;
         }
-        delta::prepare(run, &target, &deltas).await?;
+        delta::prepare(run, &target, &applied, &deltas).await?;
 
         target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
-        match self.transaction(run, &mut source, &target, &state, appended, deltas).await {
+        match self.transaction(run, &mut source, &target, (&state, &applied), appended, deltas).await {
             Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
                 foreign_keys::validate(run, &target, &tables).await?;
@@ -241,7 +266,7 @@ impl Incremental {
         run: &Run,
         source: &mut Connection,
         target: &Connection,
-        state: &SourceState,
+        (state, applied): (&SourceState, &Applied),
         sources: Vec<(TableName, Relation)>,
         deltas: Vec<(TableName, Relation)>,
     ) -> Result<(Summary, Vec<u32>), IncrementalError> {
@@ -259,7 +284,7 @@ impl Incremental {
 
         let mut work = Vec::with_capacity(sources.len());
         for (table, relation) in sources {
-            work.push(self.inspect(run, target, state, table, relation).await?);
+            work.push(self.inspect(run, target, (state, applied), table, relation).await?);
         }
         for item in &work {
             tell_before(run, item);
@@ -272,7 +297,7 @@ impl Incremental {
             p.phase = "copying".to_owned();
             p.total = total;
         });
-        let mut deltas = delta::Deltas::stage(self, run, source, target, state, deltas, &oids).await?;
+        let mut deltas = delta::Deltas::stage(self, run, source, target, (state, applied), deltas, &oids).await?;
         oids.extend(deltas.oids());
         deltas.apply_before_appended(run, source, target, &made).await?;
         let base = run.current_progress();
@@ -288,7 +313,7 @@ impl Incremental {
             }
             let after = catalogue::highest(target, &item.plan.table, &item.plan.key).await?;
             tell_after(run, item, after, copied.rows);
-            let mark = Watermark::new(&item.plan, item.target.oid, after, state);
+            let mark = Watermark { rules: Some(item.rules.clone()), ..Watermark::new(&item.plan, item.target.oid, after, state) };
             watermark::store(target, &item.plan.table, &mark).await?;
             summary.rows += copied.rows;
             summary.bytes += copied.bytes;
@@ -310,14 +335,16 @@ impl Incremental {
         &self,
         run: &Run,
         target: &Connection,
-        state: &SourceState,
+        (state, applied): (&SourceState, &Applied),
         table: TableName,
         source: Relation,
     ) -> Result<Work, IncrementalError> {
         let there = catalogue::relation(target, &table)
             .await?
             .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` is absent on the target")))?;
-        let plan = mapping::plan(&table, &source, &there)?;
+        let mut plan = mapping::plan(&table, &source, &there)?;
+        let columns = plan.columns();
+        plan.projection = mapping::ruled(&table, applied.projection(source.oid, &columns))?;
         for note in &plan.notes {
             run.warn(format!("{table}: {note}"));
         }
@@ -326,13 +353,22 @@ impl Incremental {
             return Err(IncrementalError::EmptyTarget(table));
         }
         let before = catalogue::highest(target, &table, &plan.key).await?;
+        let print = applied.fingerprint(source.oid);
         let late = if empty {
             Late::FirstLoad
         } else {
             let stored = watermark::load(target, &table).await?;
+            let differences = print.differences(stored.as_ref().and_then(|s| s.rules.as_deref()), &columns);
+            if !differences.is_empty() {
+                return Err(IncrementalError::Refused(format!(
+                    "table `{table}`: its rows on the target were copied under other rules ({}); set REPLICATION_RULES and REPLICATION_MASK_KEY back, or empty the table there (truncate {}), and the next run loads it whole under those of now",
+                    differences.join(", "),
+                    table.quoted()
+                )));
+            }
             watermark::decide(stored.as_ref(), state, &plan, &source, there.oid, before)
         };
-        Ok(Work { plan, source, target: there, before, late })
+        Ok(Work { plan, source, target: there, before, late, rules: print.stored(&columns) })
     }
 }
 

@@ -42,10 +42,17 @@ impl Projection {
         self.readings.iter().map(|r| quote_identifier(&r.column)).collect::<Vec<_>>().join(", ")
     }
 
-    /// `SELECT` of `only`, of the rows that also meet `also`. `from` is quoted, with `ONLY` where it is wanted.
+    /// `SELECT` of all columns. `from` as in [`Projection::select`].
+    #[must_use]
+    pub fn select_all(&self, from: &str) -> String {
+        let all: Vec<String> = self.readings.iter().map(|r| r.column.clone()).collect();
+        self.select(from, &all, None)
+    }
+
+    /// `SELECT` of `only`, in that order, of the rows that also meet `also`. `from` is quoted, with `ONLY` where it is wanted.
     #[must_use]
     pub fn select(&self, from: &str, only: &[String], also: Option<&str>) -> String {
-        let readings = self.readings.iter().filter(|r| only.contains(&r.column));
+        let readings = only.iter().filter_map(|column| self.readings.iter().find(|r| r.column == *column));
         let list: Vec<String> = readings
             .map(|r| match &r.instead {
                 Some(expression) => format!("({expression}) as {}", quote_identifier(&r.column)),
@@ -76,6 +83,8 @@ mod tests {
             projection.select("public.t", &columns, Some("id < 9")),
             "select \"id\", (null::text) as \"E mail\" from public.t where (id > 5 or id = 1) and (id < 9)"
         );
+        let turned = [columns[1].clone(), columns[0].clone()];
+        assert!(projection.select("public.t", &turned, None).starts_with("select (null::text) as \"E mail\", \"id\" from"));
         assert_eq!(projection.select("public.t", &columns[..1], None), "select \"id\" from public.t where (id > 5 or id = 1)");
     }
 }

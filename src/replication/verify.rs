@@ -30,6 +30,7 @@ use tokio_postgres::Client;
 use self::sums::{Column, Form, Sums};
 use super::full::tables::SourceTable;
 use super::projection::Projection;
+use super::rules::explain_without_values;
 use super::settings::{REPLICATION_VERIFY, TableName};
 use crate::config::Reader;
 use crate::postgres::{Doing, PostgresError};
@@ -80,8 +81,8 @@ impl Subject {
         Ok(Subject {
             oid: table.oid,
             name: table.name.clone(),
-            projection: Projection::plain(&table.columns),
-            columns: sums::columns(source, table.oid, &table.columns).await?,
+            projection: table.projection.clone(),
+            columns: sums::columns(source, table.oid, &table.columns()).await?,
         })
     }
 
@@ -101,7 +102,14 @@ impl Subject {
 
     async fn source_sums(&self, form: Form, source: &Client) -> Result<Sums, PostgresError> {
         let row = source.query_one(&form.sums(&self.wanted(), &self.columns, None), &[]).await;
-        Ok(Sums::of(&row.doing(|| format!("checksumming table `{}` on the source", self.name))?, 0))
+        let doing = || format!("checksumming table `{}` on the source", self.name);
+        let row = match row {
+            Err(error) if !self.projection.is_plain() => {
+                return Err(PostgresError::Statement { doing: doing(), reason: explain_without_values(&error) });
+            }
+            row => row.doing(doing)?,
+        };
+        Ok(Sums::of(&row, 0))
     }
 
     /// In a transaction with [`TARGET_SETTINGS`].

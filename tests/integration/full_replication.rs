@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bullwork::postgres::Database;
 use bullwork::replication::full::{self, Config, Enrichment, Resume, Summary, Swap};
+use bullwork::replication::rules::Rules;
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::worker::{Progress, Record, Run, RunSink};
 use tokio_postgres::Client;
@@ -45,6 +46,7 @@ impl World {
             foreign_keys: true,
             jobs: 3,
             enrichment: Enrichment::shipped(),
+            rules: Rules::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
             verify: bullwork::replication::verify::Depth::Counts,
         };

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use bullwork::postgres::Database;
 use bullwork::replication::incremental::{Incremental, IncrementalError, Summary};
+use bullwork::replication::rules::Rules;
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::worker::{Progress, Record, Run, RunSink};
 use serde_json::Value;
@@ -91,6 +92,7 @@ impl Pair {
             source: Database::parse(&self.cluster.url("production")).expect("a valid URL"),
             target: Database::parse(&self.cluster.url("warehouse")).expect("a valid URL"),
             modes: TableModes::of(tables.iter().map(|&t| (t, TableMode::Incremental))),
+            rules: Rules::default(),
             first_load: true,
         }
     }

@@ -30,6 +30,7 @@ mod redis_consumer_faults;
 mod redis_faults;
 mod redis_sentinel;
 mod repl;
+mod rules;
 mod scheduler;
 mod schema_export;
 mod verify;

@@ -4,6 +4,7 @@ mod repair;
 mod values;
 
 use bullwork::postgres::{Database, explain};
+use bullwork::replication::rules::Rules;
 use bullwork::replication::settings::{TableMode, TableModes};
 use bullwork::replication::verify::{self, Compared, Config, Report, Verdict};
 use bullwork::worker::Run;
@@ -24,6 +25,7 @@ impl Pair {
         let cluster = Cluster::start();
         let (source, target) = (cluster.create("from").await, cluster.create("to").await);
         let config = Config {
+            rules: Rules::default(),
             source: Database::parse(&cluster.url("from")).unwrap(),
             target: Database::parse(&cluster.url("to")).unwrap(),
             modes: TableModes::default(),
@@ -103,7 +105,8 @@ async fn the_command_waits_for_its_turn_prints_a_table_and_says_by_its_exit_code
     // A replication writes to the target.
     pair.on_target("select pg_advisory_lock(x'62756c6c'::int, 1)").await;
     let release = async {
-        let waiting = "select count(*)::text from pg_stat_activity where application_name = 'bullwork: target lock'";
+        let waiting = "select count(*)::text from pg_stat_activity where application_name = 'bullwork: target lock' \
+                       and state = 'idle' and query like '%advisory%'";
         crate::support::eventually("the command waits", std::time::Duration::from_secs(5), async || {
             pair.text(waiting).await == "1"
         })

@@ -336,14 +336,12 @@ pub(super) async fn validate(
                 let item = format!("{} {}", key.table, key.name);
                 match target.batch_execute(&key.sql).await.doing(|| format!("validating foreign key {item}")) {
                     Ok(()) => {}
-                    Err(error) if key.may_fail => {
-                        run.warn(format!(
-                            "{error}; it stays NOT VALID, because it ties a kept table, whose rows are of another time"
-                        ));
+                    Err(error) => {
+                        let Some(because) = key.may_fail else { return Err(error.into()) };
+                        run.warn(format!("{error}; it stays NOT VALID, because {because}"));
                         broken.lock().unwrap_or_else(PoisonError::into_inner).push(item);
                         continue;
                     }
-                    Err(error) => return Err(error.into()),
                 }
                 run.info_with(
                     format!("FK CONSTRAINT {item}"),
@@ -361,8 +359,8 @@ pub(super) struct Validation {
     pub(super) table: String,
     pub(super) name: String,
     pub(super) sql: String,
-    /// A broken one is told and left unvalidated.
-    pub(super) may_fail: bool,
+    /// Why a broken one is told and left unvalidated; nothing: it may not be broken.
+    pub(super) may_fail: Option<&'static str>,
 }
 
 pub(super) fn millis(start: Instant) -> u64 {

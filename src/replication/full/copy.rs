@@ -11,7 +11,8 @@ use tokio_postgres::Client;
 
 use super::resume;
 use super::tables::SourceTable;
-use crate::postgres::{Connection, Doing, explain, quote_identifier};
+use crate::postgres::{Connection, Doing, explain};
+use crate::replication::rules::explain_without_values;
 use crate::replication::settings::TableName;
 
 /// What was copied.
@@ -31,16 +32,20 @@ pub(super) async fn copy(
     told: impl Fn(u64, u64),
 ) -> anyhow::Result<Copied> {
     let name = &table.name;
-    let columns = if table.columns.is_empty() {
-        String::new()
+    let projection = &table.projection;
+    let columns = if projection.readings.is_empty() { String::new() } else { format!(" ({})", projection.columns()) };
+    let plain = projection.is_plain();
+    let what = if plain {
+        format!("{}{columns}", name.quoted())
     } else {
-        format!(" ({})", table.columns.iter().map(|c| quote_identifier(c)).collect::<Vec<_>>().join(", "))
+        format!("({})", projection.select_all(&format!("only {}", name.quoted())))
     };
     let form = if table.binary { "binary" } else { "text" };
     let quoted = place.quoted();
 
-    let out = source.copy_out_in_pieces(&format!("copy {}{columns} to stdout (format {form})", name.quoted())).await;
-    let mut out = out.doing(|| format!("reading table `{name}` from the source"))?;
+    let out = source.copy_out_in_pieces(&format!("copy {what} to stdout (format {form})")).await;
+    let reason = |error: &tokio_postgres::Error| if plain { explain(error) } else { explain_without_values(error) };
+    let mut out = out.map_err(|error| anyhow::anyhow!("reading table `{name}` from the source: {}", reason(&error)))?;
     let tx = target.transaction().await.doing(|| format!("writing table `{name}`"))?;
     // ONLY: the heirs of a table are tables of their own here.
     tx.batch_execute(&format!("truncate table only {quoted}"))
@@ -60,7 +65,7 @@ pub(super) async fn copy(
                 // Dropped unfinished, the sink sends CopyFail: the target never takes the part
                 // that it has for the whole.
                 drop(sink);
-                let reason = explain(&error);
+                let reason = reason(&error);
                 let _ = tx.rollback().await;
                 anyhow::bail!("reading table `{name}` from the source broke off after {rows} rows: {reason}");
             }

@@ -3,14 +3,15 @@
 use std::sync::Mutex;
 
 use crate::postgres::{Canceller, Connection, Database, Doing, PostgresError};
+use crate::replication::rules::Rules;
 
 /// Settings of a source session: nothing may end it by a timer, and text forms are the same as on
-/// the target. `row_security = off` makes the server refuse to hide rows from us.
+/// the target, every night. `row_security = off` makes the server refuse to hide rows from us.
 const SOURCE: &str = "
 ('search_path', ''), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
 ('idle_session_timeout', '0'), ('lock_timeout', '60s'), ('row_security', 'off'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),
 ('extra_float_digits', '3'), ('synchronize_seqscans', 'off'), ('xmloption', 'content'), ('timezone', 'UTC'), ('bytea_output', 'hex'),
-('lc_monetary', 'C'), ('jit', 'off')";
+('lc_monetary', 'C'), ('jit', 'off'), ('standard_conforming_strings', 'on')";
 
 /// Settings of a target session. A lost commit after a crash is no harm (the run has failed then),
 /// so commits do not wait for the disk. lz4 halves the CPU of large values (docs/benchmarks.md).
@@ -25,12 +26,13 @@ const TARGET: &str = "
 pub(in crate::replication) struct Sessions<'d> {
     source: &'d Database,
     target: &'d Database,
+    rules: &'d Rules,
     cancellers: Mutex<Vec<Canceller>>,
 }
 
 impl<'d> Sessions<'d> {
-    pub(in crate::replication) fn new(source: &'d Database, target: &'d Database) -> Self {
-        Sessions { source, target, cancellers: Mutex::default() }
+    pub(in crate::replication) fn new(source: &'d Database, target: &'d Database, rules: &'d Rules) -> Self {
+        Sessions { source, target, rules, cancellers: Mutex::default() }
     }
 
     /// A source session without transaction.
@@ -46,6 +48,7 @@ impl<'d> Sessions<'d> {
             crate::postgres::quote_literal(snapshot)
         );
         session.batch_execute(&sql).await.doing(|| "entering the source's snapshot".to_owned())?;
+        self.rules.enter(&session).await?;
         Ok(session)
     }
 

@@ -12,6 +12,7 @@ use super::tables::{self, SourceIndex, SourceKey, SourceTable};
 use crate::postgres::same::same_database;
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::ddl::{self, Catalogue, Cause, Statement};
+use crate::replication::rules::Applied;
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -29,6 +30,8 @@ pub(super) struct Source {
     pub(super) index_names: HashSet<TableName>,
     pub(super) index_identities: Vec<String>,
     pub(super) foreign_keys: Vec<SourceKey>,
+    /// Foreign keys that need not hold, by oid: rows that they point to may be left behind.
+    pub(super) loose_keys: HashSet<u32>,
     /// Every definition, in an order that works.
     pub(super) entries: Vec<Statement>,
     /// What cannot be copied, for the summary.
@@ -127,6 +130,7 @@ impl Source {
             index_identities: plain.iter().map(|i| i.identity.clone()).collect(),
             index_names: plain.into_iter().map(|i| i.name).collect(),
             foreign_keys: tables::foreign_keys(session).await?,
+            loose_keys: HashSet::new(),
             entries: Vec::new(),
             refused: Vec::new(),
             kept,
@@ -135,6 +139,18 @@ impl Source {
             relocation: Relocation::default(),
             graph,
         })
+    }
+
+    /// Has the tables read as the rules say.
+    pub(super) fn apply(&mut self, rules: Applied) -> Result<(), Refused> {
+        for table in &mut self.tables {
+            table.rules = rules.fingerprint(table.oid).stored(&[]);
+            table.projection = rules.projection(table.oid, &table.columns()).map_err(|column| {
+                Refused(format!("table `{}`, column `{column}`: it has no rule, and the table has masks", table.name))
+            })?;
+        }
+        self.loose_keys = rules.loose_keys;
+        Ok(())
     }
 
     /// Adds the definitions, read in `session`'s snapshot, and tells what cannot be copied.

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use crate::postgres::{Doing, PostgresError};
 use crate::replication::binary::base_and_portable;
+use crate::replication::projection::Projection;
 use crate::replication::settings::TableName;
 
 /// A table whose rows are copied.
@@ -13,8 +14,10 @@ use crate::replication::settings::TableName;
 pub(in crate::replication) struct SourceTable {
     pub(in crate::replication) oid: u32,
     pub(in crate::replication) name: TableName,
-    /// Columns that hold data of their own: no generated ones.
-    pub(in crate::replication) columns: Vec<String>,
+    /// What is read: columns that hold data of their own, no generated ones.
+    pub(in crate::replication) projection: Projection,
+    /// What rules it is read under, in short.
+    pub(in crate::replication) rules: String,
     /// Bytes on disk, for the order of work.
     pub(in crate::replication) size: i64,
     /// Every column's binary form means the same on another server.
@@ -25,6 +28,13 @@ pub(in crate::replication) struct SourceTable {
     pub(in crate::replication) holds_names: bool,
     /// Number of the file that holds the rows.
     pub(in crate::replication) file: u32,
+}
+
+impl SourceTable {
+    /// The names of the columns that are read.
+    pub(in crate::replication) fn columns(&self) -> Vec<String> {
+        self.projection.readings.iter().map(|r| r.column.clone()).collect()
+    }
 }
 
 fn tables_sql() -> String {
@@ -63,7 +73,8 @@ pub(in crate::replication) async fn tables(client: &Client) -> Result<Vec<Source
             name: TableName { schema: row.get(1), name: row.get(2) },
             size: row.get(3),
             readable: row.get(4),
-            columns: row.get(5),
+            projection: Projection::plain(&row.get::<_, Vec<String>>(5)),
+            rules: String::new(),
             binary: row.get(6),
             holds_names: row.get(7),
             file: row.get(8),

@@ -26,6 +26,11 @@
 //! table and through the same statement. The line that begins with `full comparison` says why. A
 //! table without usable key is compared as whole rows whenever it changed ([`apply`]).
 //!
+//! # Masks and conditions
+//!
+//! Rows, keys and counts are read as the rules say, so masks are compared with masks. Other rules lead to a full comparison,
+//! and so does every run of a table with a condition: it may choose other rows although none was written.
+//!
 //! # Foreign keys of the target
 //!
 //! Referenced tables are filled first and emptied last ([`keys`]). A row that is gone from the source
@@ -50,6 +55,7 @@ use super::stream::{self, Copied};
 use super::watermark::SourceState;
 use super::{Incremental, IncrementalError};
 use crate::postgres::{Connection, Doing};
+use crate::replication::rules::Applied;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -133,13 +139,18 @@ fn key(source: &Relation) -> Key {
 }
 
 /// Before the transaction: the table of states, and columns that follow the source's.
-pub(super) async fn prepare(run: &Run, target: &Connection, tables: &[(TableName, Relation)]) -> Result<(), IncrementalError> {
+pub(super) async fn prepare(
+    run: &Run,
+    target: &Connection,
+    applied: &Applied,
+    tables: &[(TableName, Relation)],
+) -> Result<(), IncrementalError> {
     if tables.is_empty() {
         return Ok(());
     }
     state::prepare(target).await?;
     for (table, source) in tables {
-        columns::follow(run, target, table, source).await?;
+        columns::follow(run, target, applied, table, source).await?;
     }
     Ok(())
 }
@@ -152,13 +163,13 @@ impl Deltas {
         run: &Run,
         source: &mut Connection,
         target: &Connection,
-        now: &SourceState,
+        (now, applied): (&SourceState, &Applied),
         tables: Vec<(TableName, Relation)>,
         appended: &[u32],
     ) -> Result<Deltas, IncrementalError> {
         let mut staged = Vec::with_capacity(tables.len());
         for (number, (name, relation)) in tables.into_iter().enumerate() {
-            let mut table = Table::find(run, source, target, name, relation, number).await?;
+            let mut table = Table::find(run, source, target, applied, (name, relation), number).await?;
             table.decide(work.first_load, source, target, now).await?;
             table.tell_before(run);
             if matches!(table.course, Course::Changes | Course::Everything(_)) {
@@ -250,18 +261,20 @@ impl Table {
         run: &Run,
         source: &Connection,
         target: &Connection,
-        name: TableName,
-        relation: Relation,
+        applied: &Applied,
+        (name, relation): (TableName, Relation),
         number: usize,
     ) -> Result<Table, IncrementalError> {
         let there = catalogue::relation(target, &name)
             .await?
             .ok_or_else(|| IncrementalError::Refused(format!("table `{name}` is absent on the target")))?;
-        let plan = mapping::pair(&name, &relation, &there, key(&relation))?;
+        let mut plan = mapping::pair(&name, &relation, &there, key(&relation))?;
+        let columns = plan.columns();
+        plan.projection = mapping::ruled(&name, applied.projection(relation.oid, &columns))?;
         for note in &plan.notes {
             run.warn(format!("{name}: {note}"));
         }
-        let shape = Shape::read(source, &plan, &relation).await?;
+        let shape = Shape::read(source, &plan, &relation, applied.fingerprint(relation.oid).stored(&[])).await?;
         let stored = state::load(target, &name).await?;
         Ok(Table {
             plan,

@@ -5,7 +5,7 @@ use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_
 
 use super::catalogue::Relation;
 use super::mapping::Plan;
-use super::stream::{self, Copied};
+use super::stream::{self, Copied, What};
 use super::watermark::{Late, SourceState};
 use super::{IncrementalError, Work};
 
@@ -31,7 +31,11 @@ pub(super) async fn copy(
     let plan = &item.plan;
     let table = &plan.table;
     let condition = condition(source, plan, state, &item.late, item.before).await?;
-    let what = format!("the keys of table `{table}` that may be missing");
+    let what = What {
+        told: format!("the keys of table `{table}` that may be missing"),
+        binary: plan.binary,
+        plain: plan.projection.is_plain(),
+    };
     let comparing = || format!("comparing the keys of table `{table}` with the target");
 
     let columns: Vec<String> = plan.key.columns.iter().map(|c| quote_identifier(c)).collect();
@@ -43,7 +47,7 @@ pub(super) async fn copy(
     target.batch_execute(&create).await.doing(comparing)?;
     let into = format!("copy pg_temp.bullwork_candidates from stdin {}", plan.format());
     let keys = plan.select_keys(&item.source, condition.as_deref());
-    let found = stream::pipe(source, &keys, target, &into, &what, plan.binary, &mut |_| ()).await?;
+    let found = stream::pipe(source, &keys, target, &into, &what, &mut |_| ()).await?;
     let mut late = LateRows { candidates: found.rows, copied: Copied { bytes: found.bytes, ..Copied::default() } };
     if found.rows > 0 {
         target.batch_execute("analyze pg_temp.bullwork_candidates").await.doing(comparing)?;

@@ -12,6 +12,7 @@
 //! them: NULL, or the constant default that the column was added with.
 
 use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_literal};
+use crate::replication::projection::Projection;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
@@ -34,8 +35,8 @@ pub struct Key {
 pub struct Plan {
     /// The table, named alike on both sides.
     pub table: TableName,
-    /// The columns to copy.
-    pub columns: Vec<String>,
+    /// What is read: the columns to copy, and of which rows.
+    pub projection: Projection,
     /// Binary, or text where a type needs it.
     pub binary: bool,
     /// What identifies a row.
@@ -48,7 +49,13 @@ impl Plan {
     /// The columns as SQL.
     #[must_use]
     pub fn column_list(&self) -> String {
-        list(&self.columns)
+        self.projection.columns()
+    }
+
+    /// The names of the columns to copy.
+    #[must_use]
+    pub fn columns(&self) -> Vec<String> {
+        self.projection.readings.iter().map(|r| r.column.clone()).collect()
     }
 
     /// The option of COPY on both sides.
@@ -60,7 +67,8 @@ impl Plan {
     /// `COPY … TO STDOUT` of the rows that meet `condition`.
     #[must_use]
     pub fn select(&self, source: &Relation, condition: Option<&str>) -> String {
-        self.select_columns(&self.columns, source, condition)
+        let columns = self.columns();
+        self.select_columns(&columns, source, condition)
     }
 
     /// The same for the key only.
@@ -70,8 +78,8 @@ impl Plan {
     }
 
     fn select_columns(&self, columns: &[String], source: &Relation, condition: Option<&str>) -> String {
-        let condition = condition.map(|c| format!(" where {c}")).unwrap_or_default();
-        format!("copy (select {} from {}{condition}) to stdout {}", list(columns), self.rows_of(source), self.format())
+        let select = self.projection.select(&self.rows_of(source), columns, condition);
+        format!("copy ({select}) to stdout {}", self.format())
     }
 
     /// The table's rows on either side, for `FROM`. A plain table's inheritance children are tables of their own
@@ -169,7 +177,39 @@ pub fn pair(table: &TableName, source: &Relation, target: &Relation, key: Key) -
             ));
         }
     }
-    Ok(Plan { table: table.clone(), columns, binary, key, notes })
+    Ok(Plan { table: table.clone(), projection: Projection::plain(&columns), binary, key, notes })
+}
+
+/// What is read of the table; or which column came after the rules were made.
+///
+/// # Errors
+/// When a column needs a rule and has none.
+pub(in crate::replication) fn ruled(
+    table: &TableName,
+    projection: Result<Projection, String>,
+) -> Result<Projection, IncrementalError> {
+    projection.map_err(|column| {
+        IncrementalError::Refused(format!(
+            "table `{table}` has masks, but no rule for column `{column}`; give it one, or, where the source computes it, have the target compute it too"
+        ))
+    })
+}
+
+/// A masked key is not the source's, so nothing could be compared with it.
+pub(super) fn refuse_masked_key(
+    table: &TableName,
+    key: &Key,
+    projection: &Result<Projection, String>,
+) -> Result<(), IncrementalError> {
+    let masked = projection.as_ref().ok().and_then(|p| p.readings.iter().find(|r| r.instead.is_some()));
+    match masked {
+        Some(reading) => Err(IncrementalError::Refused(format!(
+            "table `{table}` cannot be incremental with its key column `{}` masked: rows are compared with the source by {};              write \"keep\" for it in REPLICATION_RULES, or take the table out of BACKUP_MODE to copy it in full",
+            reading.column,
+            list(&key.columns)
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn same_type(a: &Column, b: &Column) -> bool {
@@ -184,6 +224,7 @@ pub(super) async fn add_columns(
     target: &Connection,
     table: &TableName,
     source: &Relation,
+    masked: &Projection,
     run: &Run,
 ) -> Result<(), IncrementalError> {
     let Some(there) = super::catalogue::relation(target, table).await? else {
@@ -191,6 +232,10 @@ pub(super) async fn add_columns(
     };
     for column in source.columns.iter().filter(|c| there.column(&c.name).is_none()) {
         let left_out = |why: &str| run.warn(format!("{table}: new column `{}` is left out: {why}", column.name));
+        if column.generated && masked.readings.iter().any(|r| r.instead.is_some()) {
+            left_out("the source computes it from what may be masked; add it there as a generated column");
+            continue;
+        }
         let name = format!("{}.{}", quote_identifier(&column.type_schema), quote_identifier(&column.type_name));
         let exists: bool = target
             .query_one("select pg_catalog.to_regtype($1) is not null", &[&name])
@@ -201,7 +246,10 @@ pub(super) async fn add_columns(
             left_out(&format!("its type {} does not exist on the target; create it there", column.sql_type));
             continue;
         }
-        match target.batch_execute(&add_column(table, column)).await {
+        // What older rows hold is a value of the source; NULL stands for its mask.
+        let is_masked = masked.readings.iter().any(|r| r.column == column.name && r.instead.is_some());
+        let missing = column.missing.as_deref().filter(|_| !is_masked);
+        match target.batch_execute(&add_column(table, column, missing)).await {
             Ok(()) => run.info(format!("{table}: new column `{}` ({}) was added to the target", column.name, column.sql_type)),
             // Not our table: the copy goes on without the column, as it would without its type.
             Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
@@ -219,10 +267,10 @@ pub(super) async fn add_columns(
 
 /// One implicit transaction: with the value that older rows have on the source, but without a
 /// default for the rows to come, which bring their own.
-fn add_column(table: &TableName, column: &Column) -> String {
+fn add_column(table: &TableName, column: &Column, missing: Option<&str>) -> String {
     let (table, name) = (table.quoted(), quote_identifier(&column.name));
     let add = format!("alter table {table} add column {name} {}", column.sql_type);
-    match &column.missing {
+    match missing {
         Some(missing) => format!(
             "{add} default ({}::text[])[1]::{}; alter table {table} alter column {name} drop default",
             quote_literal(missing),
@@ -279,7 +327,7 @@ mod tests {
         assert!(same.binary);
         assert_eq!(
             same.select(&source, Some(&same.above(7))),
-            r#"copy (select "id", "b", "a" from only "public"."t" where "id" > '7') to stdout (format binary)"#
+            r#"copy (select "id", "b", "a" from only "public"."t" where ("id" > '7')) to stdout (format binary)"#
         );
         let wider = plan(&table, &source, &relation(&[("a", "text"), ("id", "int8"), ("b", "text")], &[])).unwrap();
         assert!(!wider.binary);
@@ -293,6 +341,6 @@ mod tests {
         let error = plan(&table, &source, &target).unwrap_err().to_string();
         assert!(error.contains("column `old` is gone from the source"), "{error}");
         target.columns[1].filled = true;
-        assert_eq!(plan(&table, &source, &target).unwrap().columns, ["id"]);
+        assert_eq!(plan(&table, &source, &target).unwrap().columns(), ["id"]);
     }
 }

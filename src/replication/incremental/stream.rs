@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 
-use crate::postgres::{Connection, Doing, PostgresError};
+use crate::postgres::{Connection, Doing, PostgresError, explain};
+use crate::replication::rules::explain_without_values;
 
 use super::mapping::Plan;
 
@@ -37,23 +38,35 @@ pub(super) async fn copy(
     moved: &mut (dyn FnMut(&Copied) + Send),
 ) -> Result<Copied, PostgresError> {
     let into = format!("copy {} ({}) from stdin {}", plan.table.quoted(), plan.column_list(), plan.format());
-    let names = (format!("table `{}`", plan.table), plan.binary);
-    pipe(source, select, target, &into, &names.0, names.1, moved).await
+    let what = What { told: format!("table `{}`", plan.table), binary: plan.binary, plain: plan.projection.is_plain() };
+    pipe(source, select, target, &into, &what, moved).await
 }
 
-/// Streams `from` on the source into `into` on the target; `what` is for errors.
+/// What is streamed.
+pub(in crate::replication) struct What {
+    /// For errors.
+    pub told: String,
+    pub binary: bool,
+    /// Errors of the source may show its values.
+    pub plain: bool,
+}
+
+/// Streams `from` on the source into `into` on the target.
 pub(in crate::replication) async fn pipe(
     source: &mut Connection,
     from: &str,
     target: &Connection,
     into: &str,
-    what: &str,
-    binary: bool,
+    What { told: what, binary, plain }: &What,
     moved: &mut (dyn FnMut(&Copied) + Send),
 ) -> Result<Copied, PostgresError> {
     let reading = || format!("copying {what}: reading from the source");
     let writing = || format!("copying {what}: writing to the target");
-    let mut rows = source.copy_out_in_pieces(from).await.doing(reading)?;
+    let failed = |error: tokio_postgres::Error| {
+        let reason = if *plain { explain(&error) } else { explain_without_values(&error) };
+        PostgresError::Statement { doing: reading(), reason }
+    };
+    let mut rows = source.copy_out_in_pieces(from).await.map_err(failed)?;
     let mut sink = Box::pin(target.copy_in::<_, Bytes>(into).await.doing(writing)?);
     let mut copied = Copied::default();
     loop {
@@ -64,7 +77,7 @@ pub(in crate::replication) async fn pipe(
                 // Dropping the sink before its end sends CopyFail: the target must not take a
                 // broken stream for a short one. The caller rolls back.
                 drop(sink);
-                return Err(error).doing(reading);
+                return Err(failed(error));
             }
         };
         copied.read += piece.messages;
@@ -77,7 +90,7 @@ pub(in crate::replication) async fn pipe(
         }
     }
     copied.rows = sink.as_mut().finish().await.doing(writing)?;
-    if binary {
+    if *binary {
         // The trailer is a message of its own.
         copied.read = copied.read.saturating_sub(1);
     }

@@ -10,6 +10,7 @@
 //! source_snapshot            the source's snapshot, xmin:xmax:… in 64-bit transaction numbers
 //! source_identity            system identifier / timeline / database; `?` where not readable
 //! replicated_at              when
+//! rules                      which rules its rows were copied under (super::super::rules)
 //! ```
 //!
 //! The identity holds the timeline because a promoted standby gives transaction numbers a second
@@ -25,6 +26,9 @@ use super::mapping::Plan;
 const FARTHEST: i64 = 2_000_000_000;
 
 const TABLE_EXISTS: &str = "select pg_catalog.to_regclass('bullwork.incremental_watermark') is not null";
+/// Tables of earlier versions have no such column.
+const RULES_EXIST: &str = "select exists (select from pg_catalog.pg_attribute
+    where attrelid = 'bullwork.incremental_watermark'::regclass and attname = 'rules' and not attisdropped)";
 /// Asked before, because `if not exists` wants the right to create even when there is nothing to do.
 const SCHEMA_EXISTS: &str = "select pg_catalog.to_regnamespace('bullwork') is not null";
 const CREATE_TABLE: &str = "create table if not exists bullwork.incremental_watermark (
@@ -36,6 +40,7 @@ const CREATE_TABLE: &str = "create table if not exists bullwork.incremental_wate
     source_snapshot text not null,
     source_identity text not null,
     replicated_at timestamptz not null default now(),
+    rules text,
     primary key (table_schema, table_name))";
 
 /// Where the source stands: our snapshot of it and what it is.
@@ -62,6 +67,8 @@ pub struct Watermark {
     pub snapshot: String,
     /// The source.
     pub identity: String,
+    /// Rules that its rows were copied under; nothing: none were known.
+    pub rules: Option<String>,
 }
 
 /// Which rows of a table may have appeared below the watermark.
@@ -164,6 +171,11 @@ async fn identity(source: &Connection) -> Result<String, PostgresError> {
 /// Makes the table of watermarks when it is absent.
 pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
     if flag(target, TABLE_EXISTS).await? {
+        if !flag(target, RULES_EXIST).await? {
+            let doing = || "adding column `rules` to bullwork.incremental_watermark on the target".to_owned();
+            let add = "alter table bullwork.incremental_watermark add column if not exists rules text";
+            target.batch_execute(add).await.doing(doing)?;
+        }
         return Ok(());
     }
     let doing = || "making schema `bullwork` on the target, where watermarks are kept".to_owned();
@@ -175,7 +187,7 @@ pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
 
 /// What the last run left for `table`.
 pub(in crate::replication) async fn load(target: &Connection, table: &TableName) -> Result<Option<Watermark>, PostgresError> {
-    let sql = "select target_oid, key_columns, last_key, source_snapshot, source_identity
+    let sql = "select target_oid, key_columns, last_key, source_snapshot, source_identity, rules
         from bullwork.incremental_watermark where table_schema = $1 and table_name = $2";
     let row = target
         .query_opt(sql, &[&table.schema, &table.name])
@@ -187,22 +199,32 @@ pub(in crate::replication) async fn load(target: &Connection, table: &TableName)
         last_key: row.get::<_, Option<String>>(2).and_then(|key| key.parse().ok()),
         snapshot: row.get(3),
         identity: row.get(4),
+        rules: row.get(5),
     }))
 }
 
 /// Remembers this run; committed with its rows.
 pub(super) async fn store(target: &Connection, table: &TableName, mark: &Watermark) -> Result<(), PostgresError> {
     let sql = "insert into bullwork.incremental_watermark
-            (table_schema, table_name, target_oid, key_columns, last_key, source_snapshot, source_identity)
-        values ($1, $2, $3, $4, $5, $6, $7)
+            (table_schema, table_name, target_oid, key_columns, last_key, source_snapshot, source_identity, rules)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         on conflict (table_schema, table_name) do update set target_oid = excluded.target_oid,
             key_columns = excluded.key_columns, last_key = excluded.last_key, source_snapshot = excluded.source_snapshot,
-            source_identity = excluded.source_identity, replicated_at = now()";
+            source_identity = excluded.source_identity, rules = excluded.rules, replicated_at = now()";
     let last_key = mark.last_key.map(|key| key.to_string());
     target
         .execute(
             sql,
-            &[&table.schema, &table.name, &mark.target_oid, &mark.key_columns, &last_key, &mark.snapshot, &mark.identity],
+            &[
+                &table.schema,
+                &table.name,
+                &mark.target_oid,
+                &mark.key_columns,
+                &last_key,
+                &mark.snapshot,
+                &mark.identity,
+                &mark.rules,
+            ],
         )
         .await
         .doing(|| format!("storing the watermark of table `{table}`"))?;
@@ -219,6 +241,7 @@ impl Watermark {
             last_key,
             snapshot: state.snapshot.clone(),
             identity: state.identity.clone(),
+            rules: None,
         }
     }
 }
@@ -227,12 +250,13 @@ impl Watermark {
 mod tests {
     use super::super::mapping::Key;
     use super::*;
+    use crate::replication::projection::Projection;
 
     #[test]
     fn a_snapshot_that_says_nothing_leads_to_a_healing_pass() {
         let plan = Plan {
             table: TableName::public("t"),
-            columns: vec!["id".to_owned()],
+            projection: Projection::plain(&["id".to_owned()]),
             binary: true,
             key: Key { columns: vec!["id".to_owned()], ordered: true, unique: true },
             notes: vec![],

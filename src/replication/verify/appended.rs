@@ -11,6 +11,7 @@ use crate::postgres::{Connection, Doing, quote_identifier};
 use crate::replication::incremental::catalogue::{self, Relation};
 use crate::replication::incremental::{mapping, stream, watermark};
 use crate::replication::projection::Projection;
+use crate::replication::rules::Applied;
 use crate::replication::settings::TableName;
 
 /// What was found.
@@ -28,6 +29,7 @@ pub(super) async fn compare(
     source: &mut Connection,
     target: &Connection,
     table: &TableName,
+    rules: &Applied,
 ) -> anyhow::Result<Found> {
     let gone = || anyhow::anyhow!("table `{table}` was dropped from the source just now");
     let here = catalogue::relation(source, table).await?.ok_or_else(gone)?;
@@ -36,7 +38,7 @@ pub(super) async fn compare(
     let mark = if known(target).await? { watermark::load(target, table).await? } else { None };
     let names = plan.key.columns.clone();
     let columns = sums::columns(source, here.oid, &names).await?;
-    let projection = Projection::plain(&names);
+    let projection = mapping::ruled(table, rules.projection(here.oid, &names))?;
     // A key without value is never copied.
     let mut conditions: Vec<String> = names.iter().map(|c| format!("{} is not null", quote_identifier(c))).collect();
     // Without a watermark, what is there is taken for what was copied.
@@ -71,8 +73,9 @@ pub(super) async fn compare(
     target.batch_execute(&stage).await.doing(doing)?;
     let into = format!("copy pg_temp.bullwork_keys from stdin {}", plan.format());
     let keys = format!("copy ({}) to stdout {}", select(&here, &projection, &conditions), plan.format());
-    let what = format!("the keys of table `{table}`");
-    stream::pipe(source, &keys, target, &into, &what, plan.binary, &mut |_| ()).await?;
+    let told = format!("the keys of table `{table}`");
+    let what = stream::What { told, binary: plan.binary, plain: projection.is_plain() };
+    stream::pipe(source, &keys, target, &into, &what, &mut |_| ()).await?;
     target.batch_execute("analyze pg_temp.bullwork_keys").await.doing(doing)?;
     let equal: Vec<String> = names.iter().map(|c| format!("t.{0} = k.{0}", quote_identifier(c))).collect();
     let count = format!(

@@ -19,6 +19,7 @@ use crate::postgres::{Connection, Database, Doing, PostgresError, quote_literal}
 use crate::replication::full::session::Sessions;
 use crate::replication::full::tables::{self, SourceTable};
 use crate::replication::incremental::catalogue;
+use crate::replication::rules::{Applied, Rules};
 use crate::replication::settings::{TableMode, TableModes, TableName};
 use crate::worker::Run;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub modes: TableModes,
     /// Tables compared at the same time.
     pub jobs: usize,
+    /// What is masked, and which rows are left behind.
+    pub rules: Rules,
     /// Only these, and the partitions of these; all when empty.
     pub tables: Vec<String>,
     /// Whether what differs is made equal.
@@ -112,7 +115,7 @@ impl Item {
 /// # Errors
 /// When a side cannot be asked, or a table is named that does not exist. Tables that differ are no error.
 pub async fn verify(run: &Run, config: &Config) -> anyhow::Result<Report> {
-    let sessions = Sessions::new(&config.source, &config.target);
+    let sessions = Sessions::new(&config.source, &config.target, &config.rules);
     let result = match run.unless_stopped(work(run, config, &sessions)).await {
         Ok(result) => result,
         Err(stopped) => Err(stopped.into()),
@@ -140,7 +143,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>) -> anyhow::Re
         false => Some(exporter.query_one("select pg_export_snapshot()", &[]).await.doing(doing)?.get(0)),
     };
     let copy = there::copy(&target).await?;
-    let items = choose(&exporter, config).await?;
+    config.rules.enter(&exporter).await?;
+    let rules = config.rules.apply(&exporter, false).await?;
+    let items = choose(&exporter, config, &rules).await?;
     run.progress(|p| {
         p.phase = "comparing".to_owned();
         p.total = items.len() as u64;
@@ -167,7 +172,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>) -> anyhow::Re
                 let Some(item) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
                     return Ok::<_, anyhow::Error>(());
                 };
-                let compared = compare(form, source, target, item, &copy).await?;
+                let compared = compare(form, source, target, (item, &rules), &copy).await?;
                 told(run, &compared);
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(compared);
             }
@@ -194,7 +199,7 @@ fn told(run: &Run, compared: &Compared) {
 }
 
 /// The tables that are compared, largest first.
-async fn choose(source: &Connection, config: &Config) -> anyhow::Result<Vec<Item>> {
+async fn choose(source: &Connection, config: &Config, rules: &Applied) -> anyhow::Result<Vec<Item>> {
     const ABOVE: &str = "
         with recursive above(oid, parent) as (
           select inhrelid, inhparent from pg_inherits
@@ -210,6 +215,10 @@ async fn choose(source: &Connection, config: &Config) -> anyhow::Result<Vec<Item
     let mut tables = tables::tables(source).await?;
     tables.retain(|t| t.name.schema != "bullwork" && !theirs.contains(&t.oid));
     tables.sort_by_key(|t| std::cmp::Reverse(t.size));
+    for table in &mut tables {
+        let lacking = |column| anyhow::anyhow!("table `{}` has masks, but no rule for column `{column}`", table.name);
+        table.projection = rules.projection(table.oid, &table.columns()).map_err(lacking)?;
+    }
 
     let is = |text: &str, name: &TableName| {
         (name.schema == "public" && text == name.name) || text == format!("{}.{}", name.schema, name.name)
@@ -250,14 +259,14 @@ async fn compare(
     form: Form,
     source: &mut Connection,
     target: &mut Connection,
-    item: &Item,
+    (item, rules): (&Item, &Applied),
     copy: &Copy,
 ) -> anyhow::Result<Compared> {
     let doing = || "setting up a checksum".to_owned();
     target.batch_execute(&format!("begin; {TARGET_SETTINGS}")).await.doing(doing)?;
     let compared = match item {
         Item::Whole(table) => whole(form, source, target, table, copy).await,
-        Item::Appended(table) => grown(form, source, target, table).await,
+        Item::Appended(table) => grown(form, source, target, (table, rules)).await,
     };
     target.batch_execute("rollback").await.doing(doing)?;
     compared
@@ -271,7 +280,8 @@ async fn whole(form: Form, source: &Client, target: &Client, table: &SourceTable
     if !table.readable {
         return Ok(result((None, None), Verdict::Differs, "the source's role may not read it whole"));
     }
-    let lacking: Vec<&str> = table.columns.iter().filter(|c| !there.columns.contains(c)).map(String::as_str).collect();
+    let columns = table.columns();
+    let lacking: Vec<&str> = columns.iter().filter(|c| !there.columns.contains(c)).map(String::as_str).collect();
     if !lacking.is_empty() {
         return Ok(result((None, None), Verdict::Differs, &format!("the target lacks column {}", lacking.join(", "))));
     }
@@ -302,9 +312,14 @@ async fn newer(source: &Client, table: &TableName, copy: &Copy) -> Result<String
     })
 }
 
-async fn grown(form: Form, source: &mut Connection, target: &Connection, table: &TableName) -> anyhow::Result<Compared> {
+async fn grown(
+    form: Form,
+    source: &mut Connection,
+    target: &Connection,
+    (table, rules): (&TableName, &Applied),
+) -> anyhow::Result<Compared> {
     let result = |rows, verdict, note: String| Compared { table: table.clone(), rows, verdict, note };
-    Ok(match appended::compare(form, source, target, table).await? {
+    Ok(match appended::compare(form, source, target, table, rules).await? {
         Found::Absent => result((None, None), Verdict::Absent, "the target has no such table".to_owned()),
         Found::Compared { rows, missing: 0 } => {
             result((Some(rows.0), Some(rows.1)), Verdict::Equal, "incremental: keys up to the watermark".to_owned())

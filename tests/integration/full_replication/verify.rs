@@ -13,6 +13,7 @@ fn comparison(world: &World) -> verify::Config {
         target: world.config.target.clone(),
         modes: world.config.modes.clone(),
         jobs: 3,
+        rules: world.config.rules.clone(),
         tables: Vec::new(),
         repair: false,
     }

@@ -231,13 +231,15 @@ async fn the_full_copy_keeps_delta_tables_and_the_next_step_brings_them_up_to_da
         .await;
     let delta = work(&pair, &["t"]);
     let config = Config {
+        rules: bullwork::replication::rules::Rules::default(),
+        verify: bullwork::replication::verify::Depth::Counts,
         source: delta.source.clone(),
         target: delta.target.clone(),
         modes: delta.modes.clone(),
         foreign_keys: true,
         jobs: 2,
         enrichment: Enrichment::shipped(),
-        swap: Some(full::Swap { patience: Duration::from_secs(20), generations: 0 }),
+        swap: Some(full::Swap { patience: Duration::from_secs(20), generations: 0, resume: full::Resume::Consistent }),
     };
     let oid = "select 't'::regclass::oid::int8";
     let before = number(&pair.target, oid).await;

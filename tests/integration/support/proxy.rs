@@ -1,8 +1,8 @@
-//! A TCP proxy that misbehaves when told to.
+//! A TCP proxy that misbehaves when told to, and can remember what passed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,28 +23,42 @@ pub enum Mode {
     BlackHole,
 }
 
+/// What clients sent, one piece a connection.
+type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+
 pub struct Proxy {
     pub port: u16,
     mode: watch::Sender<Mode>,
     accepted: Arc<AtomicUsize>,
+    heard: Option<Heard>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Proxy {
     /// Listens on a free port and passes everything on to `port`.
     pub async fn start(port: u16) -> Proxy {
+        Proxy::launch(port, None).await
+    }
+
+    /// The same, and remembers every byte that clients send.
+    pub async fn start_recording(port: u16) -> Proxy {
+        Proxy::launch(port, Some(Heard::default())).await
+    }
+
+    async fn launch(port: u16, heard: Option<Heard>) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let own = listener.local_addr().expect("it is bound").port();
         let (mode, modes) = watch::channel(Mode::Forward);
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = accepted.clone();
+        let ears = heard.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(client, SocketAddr::from(([127, 0, 0, 1], port)), modes.clone()));
+                tokio::spawn(serve(client, SocketAddr::from(([127, 0, 0, 1], port)), modes.clone(), ears.clone()));
             }
         });
-        Proxy { port: own, mode, accepted, task }
+        Proxy { port: own, mode, accepted, heard, task }
     }
 
     pub fn set(&self, mode: Mode) {
@@ -59,6 +73,11 @@ impl Proxy {
         self.set(Mode::Forward);
     }
 
+    /// What clients sent so far, connection by connection.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        self.heard.as_ref().map(|h| h.lock().expect("nobody panics with it").clone()).unwrap_or_default()
+    }
+
     /// Connections since the start.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
@@ -71,11 +90,16 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(mut client: TcpStream, upstream: SocketAddr, mut modes: watch::Receiver<Mode>) {
+async fn serve(mut client: TcpStream, upstream: SocketAddr, mut modes: watch::Receiver<Mode>, heard: Option<Heard>) {
     if *modes.borrow() == Mode::Cut {
         return;
     }
     let Ok(mut server) = TcpStream::connect(upstream).await else { return };
+    let place = heard.as_ref().map_or(0, |h| {
+        let mut pieces = h.lock().expect("nobody panics with it");
+        pieces.push(Vec::new());
+        pieces.len() - 1
+    });
     let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let mut dead = false;
     loop {
@@ -88,6 +112,9 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, mut modes: watch::Re
             changed = modes.changed() => if changed.is_err() { return },
             read = client.read(&mut up) => {
                 let Ok(count @ 1..) = read else { return };
+                if let Some(heard) = &heard {
+                    heard.lock().expect("nobody panics with it")[place].extend_from_slice(&up[..count]);
+                }
                 if !dead && pass(&mut server, &up[..count], &modes).await.is_err() { return }
             }
             read = server.read(&mut down) => {

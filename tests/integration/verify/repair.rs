@@ -173,6 +173,7 @@ async fn of_an_incremental_table_missing_keys_are_found_and_left_to_its_next_run
             .await;
     pair.config.modes = TableModes::of([("t", TableMode::Incremental)]);
     let next_run = Incremental {
+        rules: bullwork::replication::rules::Rules::default(),
         source: pair.config.source.clone(),
         target: pair.config.target.clone(),
         modes: pair.config.modes.clone(),

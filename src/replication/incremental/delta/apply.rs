@@ -161,7 +161,8 @@ fn upsert(table: &Table) -> String {
     let plan = &table.plan;
     let key = table.same_key("t", "s");
     // A whole number is itself or another; other keys can be equal and yet look different.
-    let set = plan.columns.iter().filter(|c| !plan.key.columns.contains(c) || !table.target.column(c).is_some_and(|c| c.integer));
+    let columns = plan.columns();
+    let set = columns.iter().filter(|c| !plan.key.columns.contains(c) || !table.target.column(c).is_some_and(|c| c.integer));
     let set: Vec<String> = set.map(|c| crate::postgres::quote_identifier(c)).map(|c| format!("{c} = s.{c}")).collect();
     let changed = if set.is_empty() {
         "select where (select count(*) from gone) < 0".to_owned()
@@ -182,7 +183,7 @@ fn upsert(table: &Table) -> String {
         delete_doomed(table),
         plan.table.quoted(),
         plan.column_list(),
-        of("s", &plan.columns),
+        of("s", &plan.columns()),
         table.rows(),
         table.there(),
     )
@@ -195,8 +196,8 @@ fn replace(table: &Table) -> String {
     let kept: Vec<String> = (0..own.len()).map(|n| format!("own_{n}")).collect();
     let returning: Vec<String> = plan.key.columns.iter().chain(&own).cloned().collect();
     let names: Vec<String> = plan.key.columns.iter().chain(&kept).cloned().collect();
-    let all: Vec<String> = plan.columns.iter().chain(&own).cloned().collect();
-    let values: Vec<String> = [of("s", &plan.columns), of("o", &kept)].into_iter().filter(|list| !list.is_empty()).collect();
+    let all: Vec<String> = plan.columns().iter().chain(&own).cloned().collect();
+    let values: Vec<String> = [of("s", &plan.columns()), of("o", &kept)].into_iter().filter(|list| !list.is_empty()).collect();
     let key = table.same_key("t", "s");
     format!(
         "with gone as ({}), differing as materialized ({}),
@@ -215,7 +216,7 @@ fn replace(table: &Table) -> String {
         values.join(", "),
         table.same_key("s", "o"),
         plan.column_list(),
-        of("s", &plan.columns),
+        of("s", &plan.columns()),
         there = table.there(),
         quoted = plan.table.quoted(),
         rows = table.rows(),
@@ -255,7 +256,7 @@ fn by_whole_rows(table: &Table) -> String {
         table.row("s"),
         plan.table.quoted(),
         plan.column_list(),
-        of("s", &plan.columns),
+        of("s", &plan.columns()),
         there = table.there(),
         rows = table.rows(),
     )

@@ -10,12 +10,21 @@ use super::state;
 use crate::postgres::{Connection, Doing, explain, quote_identifier};
 use crate::replication::incremental::catalogue::{self, Column, Relation};
 use crate::replication::incremental::{IncrementalError, mapping};
+use crate::replication::rules::Applied;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
 /// Brings the columns of the target's table, when it exists, up to date.
-pub(super) async fn follow(run: &Run, target: &Connection, table: &TableName, source: &Relation) -> Result<(), IncrementalError> {
-    mapping::add_columns(target, table, source, run).await?;
+pub(super) async fn follow(
+    run: &Run,
+    target: &Connection,
+    applied: &Applied,
+    table: &TableName,
+    source: &Relation,
+) -> Result<(), IncrementalError> {
+    let columns: Vec<String> = source.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
+    let masked = mapping::ruled(table, applied.projection(source.oid, &columns))?;
+    mapping::add_columns(target, table, source, &masked, run).await?;
     let (Some(stored), Some(there)) = (state::load(target, table).await?, catalogue::relation(target, table).await?) else {
         return Ok(());
     };

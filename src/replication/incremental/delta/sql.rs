@@ -53,12 +53,13 @@ impl Table {
 
     /// The row as the source fills it.
     pub(super) fn row(&self, alias: &str) -> String {
-        format!("row({})", of(alias, &self.plan.columns))
+        format!("row({})", of(alias, &self.plan.columns()))
     }
 
     /// Columns of the target that the source does not fill.
     pub(super) fn own(&self) -> Vec<String> {
-        let own = self.target.columns.iter().filter(|c| !c.generated && !self.plan.columns.contains(&c.name));
+        let copied = self.plan.columns();
+        let own = self.target.columns.iter().filter(|c| !c.generated && !copied.contains(&c.name));
         own.map(|c| c.name.clone()).collect()
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Course, Table};
 use crate::postgres::{Connection, Doing, PostgresError, quote_literal};
-use crate::replication::incremental::stream::{self, Copied};
+use crate::replication::incremental::stream::{self, Copied, What};
 use crate::replication::incremental::watermark::SourceState;
 use crate::replication::incremental::{IncrementalError, mapping};
 use crate::worker::Run;
@@ -124,9 +124,10 @@ impl Table {
             let list = self.plan.key.columns.clone();
             self.make(target, &keys, &list).await?;
             let into = format!("copy {keys} from stdin {}", self.plan.format());
-            let what = format!("the keys of table `{}`", self.plan.table);
+            let told = format!("the keys of table `{}`", self.plan.table);
+            let what = What { told, binary: self.plan.binary, plain: self.plan.projection.is_plain() };
             let select = self.plan.select_keys(&self.source, None);
-            let sent = stream::pipe(source, &select, target, &into, &what, self.plan.binary, &mut |_| ()).await?;
+            let sent = stream::pipe(source, &select, target, &into, &what, &mut |_| ()).await?;
             self.tally.bytes += sent.bytes;
             target.batch_execute(&format!("analyze {keys}")).await.doing(comparing)?;
             self.doom(target, &keys).await?;
@@ -170,13 +171,14 @@ impl Table {
     ) -> Result<(), IncrementalError> {
         let table = &self.plan.table;
         let rows = self.rows();
-        self.make(target, &rows, &self.plan.columns).await?;
+        self.make(target, &rows, &self.plan.columns()).await?;
         let into = format!("copy {rows} ({}) from stdin {}", self.plan.column_list(), self.plan.format());
-        let what = format!("the changes of table `{table}`");
+        let told = format!("the changes of table `{table}`");
+        let what = What { told, binary: self.plan.binary, plain: self.plan.projection.is_plain() };
         let base = run.current_progress();
         let moved = &mut |copied: &Copied| run.progress(|p| p.bytes = base.bytes + copied.bytes);
         let select = self.plan.select(&self.source, condition);
-        let copied = stream::pipe(source, &select, target, &into, &what, self.plan.binary, moved).await?;
+        let copied = stream::pipe(source, &select, target, &into, &what, moved).await?;
         let analyze = format!("analyze {rows}");
         target.batch_execute(&analyze).await.doing(|| format!("analyzing the changes of table `{table}`"))?;
         if condition.is_none() {

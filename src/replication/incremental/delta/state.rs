@@ -10,13 +10,14 @@
 //! key_columns                the key; empty without one
 //! columns, types             the columns copied, and their types on the source
 //! source_oid, source_files   the source's table, and a hash of its files and those of its partitions
+//! rules                      a digest of the rules that rows were copied under
 //! source_labels              a hash of the labels of its enums, which change without a row being written
 //! source_snapshot, source_identity, replicated_at     as in the other table
 //! xmin                       the number of the transaction: a row of the table that is newer is not ours
 //! ```
 //!
 //! Every row is compared when there is no such state; when it is of another source, timeline, target
-//! table or key, ahead of the source, or two billion transactions old; when the source's table was
+//! table, rules or key, ahead of the source, or two billion transactions old; when the source's table was
 //! replaced, rewritten or truncated or got other partitions; when a column is new or has another type; when the
 //! target has not as many rows as it was left with; when it has rows that somebody else wrote.
 
@@ -45,6 +46,7 @@ const CREATE: &str = "create table if not exists bullwork.delta_watermark (
     source_oid oid not null,
     source_files text not null,
     source_labels text not null,
+    rules text not null,
     source_snapshot text not null,
     source_identity text not null,
     replicated_at timestamptz not null default now(),
@@ -60,6 +62,8 @@ pub(super) struct Shape {
     pub columns: Vec<String>,
     /// Their types.
     pub types: Vec<String>,
+    /// What rules they are copied under.
+    pub rules: String,
 }
 
 /// What the last run left.
@@ -73,7 +77,12 @@ pub(super) struct State {
 }
 
 impl Shape {
-    pub(super) async fn read(source: &Connection, plan: &Plan, relation: &Relation) -> Result<Shape, PostgresError> {
+    pub(super) async fn read(
+        source: &Connection,
+        plan: &Plan,
+        relation: &Relation,
+        rules: String,
+    ) -> Result<Shape, PostgresError> {
         let sql =
             "with files(oid) as (select $1::oid union select p.relid from pg_catalog.pg_partition_tree($1::oid::regclass) p)
             select (select md5(string_agg(c.oid::text || '/' || c.relfilenode::text, ',' order by c.oid))
@@ -87,9 +96,10 @@ impl Shape {
             .query_one(sql, &[&relation.oid])
             .await
             .doing(|| format!("reading what table `{}` is on the source", plan.table))?;
-        let copied = relation.columns.iter().filter(|c| plan.columns.contains(&c.name));
+        let all = plan.columns();
+        let copied = relation.columns.iter().filter(|c| all.contains(&c.name));
         let (columns, types) = copied.map(|c| (c.name.clone(), c.sql_type.clone())).unzip();
-        Ok(Shape { oid: relation.oid, files: row.get(0), labels: row.get(1), columns, types })
+        Ok(Shape { oid: relation.oid, files: row.get(0), labels: row.get(1), columns, types, rules })
     }
 
     /// What changed since `before` that rows do not tell.
@@ -100,6 +110,9 @@ impl Shape {
                 Some(then) if then != now => return Some(format!("the type of column `{column}` changed from {then} to {now}")),
                 Some(_) => {}
             }
+        }
+        if self.rules != before.rules {
+            return Some("the rules are others now".to_owned());
         }
         if self.oid != before.oid {
             return Some("the source's table was replaced".to_owned());
@@ -121,7 +134,7 @@ pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
 /// What the last run left for `table`.
 pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Option<State>, PostgresError> {
     let sql = "select target_oid, target_rows, key_columns, columns, types, source_oid, source_files, source_labels,
-            source_snapshot, source_identity, age(xmin)
+            source_snapshot, source_identity, age(xmin), rules
         from bullwork.delta_watermark where table_schema = $1 and table_name = $2";
     let row = target
         .query_opt(sql, &[&table.schema, &table.name])
@@ -134,9 +147,17 @@ pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Optio
             last_key: None,
             snapshot: row.get(8),
             identity: row.get(9),
+            rules: None,
         },
         rows: row.get::<_, i64>(1).try_into().unwrap_or_default(),
-        shape: Shape { oid: row.get(5), files: row.get(6), labels: row.get(7), columns: row.get(3), types: row.get(4) },
+        shape: Shape {
+            oid: row.get(5),
+            files: row.get(6),
+            labels: row.get(7),
+            columns: row.get(3),
+            types: row.get(4),
+            rules: row.get(11),
+        },
         age: row.get(10),
     }))
 }
@@ -148,13 +169,13 @@ pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Optio
 pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[Table]) -> Result<(), PostgresError> {
     let sql = "insert into bullwork.delta_watermark
             (table_schema, table_name, target_oid, target_rows, key_columns, columns, types, source_oid, source_files,
-             source_labels, source_snapshot, source_identity)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             source_labels, source_snapshot, source_identity, rules)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
         on conflict (table_schema, table_name) do update set target_oid = excluded.target_oid,
             target_rows = excluded.target_rows, key_columns = excluded.key_columns, columns = excluded.columns,
             types = excluded.types, source_oid = excluded.source_oid, source_files = excluded.source_files,
             source_labels = excluded.source_labels, source_snapshot = excluded.source_snapshot,
-            source_identity = excluded.source_identity, replicated_at = now()";
+            source_identity = excluded.source_identity, rules = excluded.rules, replicated_at = now()";
     let written: Vec<&Table> = tables.iter().filter(|t| t.stale || t.course != Course::Unchanged).collect();
     if written.is_empty() {
         return Ok(());
@@ -180,6 +201,7 @@ pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[T
                     &shape.labels,
                     &now.snapshot,
                     &now.identity,
+                    &shape.rules,
                 ],
             )
             .await
@@ -204,6 +226,9 @@ impl Table {
         }
         if let Some(change) = self.shape.change_since(&stored.shape) {
             return Err(change);
+        }
+        if self.plan.projection.condition.is_some() {
+            return Err("its rows are chosen by a condition, which may choose others although none was written".to_owned());
         }
         if stored.rows != self.before {
             return Err(format!("the target's table has {} rows, but the last run left {}", self.before, stored.rows));
@@ -232,6 +257,7 @@ mod tests {
             labels: String::new(),
             columns: columns.iter().map(|c| c.0.to_owned()).collect(),
             types: columns.iter().map(|c| c.1.to_owned()).collect(),
+            rules: String::new(),
         };
         let before = shape(&[("id", "integer"), ("a", "text")], 1, "f");
         let change = |now: &Shape| now.change_since(&before).unwrap_or_default();
@@ -241,6 +267,7 @@ mod tests {
         assert_eq!(change(&shape(&[("b", "text"), ("id", "integer")], 1, "f")), "column `b` is new");
         assert!(change(&shape(&[("id", "integer")], 2, "g")).contains("was replaced"));
         assert!(change(&shape(&[("id", "integer")], 1, "g")).contains("rewritten or truncated"));
+        assert!(change(&Shape { rules: "x".to_owned(), ..before.clone() }).contains("rules are others"));
         assert!(change(&Shape { labels: "x".to_owned(), ..before.clone() }).contains("labels of an enum"));
     }
 }
