@@ -7,6 +7,7 @@ pub mod client_programs;
 mod copy_out;
 pub mod same;
 pub mod text_form;
+pub mod throttle;
 pub mod tls;
 mod wire;
 
@@ -179,7 +180,7 @@ impl Database {
                 }
             };
             let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone(), wired: diversion.is_some() };
-            let session = Connection { client, closed, task, canceller, diversion };
+            let session = Connection { client, closed, task, canceller, diversion, throttle: None };
             // Refused by servers on systems that cannot tell; the session is good without.
             let _ = session.batch_execute(NOTICE_OUR_END).await;
             Ok::<_, tokio_postgres::Error>(session)
@@ -236,6 +237,7 @@ pub struct Connection {
     task: tokio::task::JoinHandle<()>,
     canceller: Canceller,
     diversion: Option<Arc<wire::Diversion>>,
+    throttle: Option<Arc<throttle::Throttle>>,
 }
 
 /// Moves a session's messages until it ends; the token tells that it has.
@@ -289,6 +291,13 @@ impl Connection {
     #[must_use]
     pub fn closed(&self) -> CancellationToken {
         self.closed.clone()
+    }
+
+    /// Has what is copied out wait for `throttle`.
+    #[must_use]
+    pub fn throttled(mut self, throttle: Option<Arc<throttle::Throttle>>) -> Self {
+        self.throttle = throttle;
+        self
     }
 
     /// For `BEGIN` … through `Client::transaction`, which needs it mutable.

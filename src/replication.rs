@@ -5,6 +5,7 @@
 //! - [`ddl`]: a database's definitions, written from its catalogue
 //! - [`full`]: everything, streamed, into the target
 //! - [`incremental`]: what was appended since the last run
+//! - [`kindness`]: what spares the source
 //! - [`learning_content`]: an HTTP API's JSON into tables
 //! - [`schema_export`]: definitions only, into a catalogue database
 //! - [`projection`]: what of a table leaves the source
@@ -16,6 +17,7 @@ pub mod binary;
 pub mod ddl;
 pub mod full;
 pub mod incremental;
+pub mod kindness;
 pub mod learning_content;
 pub mod production;
 pub mod projection;

@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Resume, Swap};
+use crate::replication::kindness::Kindness;
 use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{
-    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_GENERATIONS, REPLICATION_RESUME, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
+    self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_BUSY_QUERY, REPLICATION_BUSY_SESSIONS, REPLICATION_GENERATIONS,
+    REPLICATION_MAX_RATE, REPLICATION_RESUME, REPLICATION_SOURCE_CONNECTIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
     REPLICATION_VERIFY, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
 use crate::replication::verify::Depth;
@@ -49,6 +51,10 @@ impl JobKind for FullReplication {
         &REPLICATION_GENERATIONS,
         &REPLICATION_RESUME,
         &REPLICATION_VERIFY,
+        &REPLICATION_MAX_RATE,
+        &REPLICATION_SOURCE_CONNECTIONS,
+        &REPLICATION_BUSY_SESSIONS,
+        &REPLICATION_BUSY_QUERY,
         &ENRICHMENT_FILE,
     ];
     type Payload = serde_json::Map<String, serde_json::Value>;
@@ -79,6 +85,7 @@ impl JobKind for FullReplication {
                 Some(Swap { patience: Duration::from_secs(minutes * 60), generations, resume })
             }
         };
+        let kindness = Kindness::from_settings(reader);
         let verify = Depth::from_settings(reader);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
@@ -90,6 +97,7 @@ impl JobKind for FullReplication {
                 jobs,
                 enrichment,
                 rules,
+                kindness,
                 swap,
                 verify,
             }),

@@ -10,8 +10,12 @@ use serde_json::json;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::incremental::{Incremental, IncrementalError};
+use crate::replication::kindness::Kindness;
 use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
-use crate::replication::settings::{self, BACKUP_MODE, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableMode, TableModes};
+use crate::replication::settings::{
+    self, BACKUP_MODE, REPLICATION_BUSY_QUERY, REPLICATION_BUSY_SESSIONS, REPLICATION_MAX_RATE, SOURCE_DATABASE_URL,
+    TARGET_DATABASE_URL, TableMode, TableModes,
+};
 use crate::worker::{JobContext, JobKind, Outcome};
 
 /// What an empty target table means.
@@ -33,6 +37,7 @@ pub struct IncrementalReplication {
     target: Option<Database>,
     modes: TableModes,
     rules: Rules,
+    kindness: Kindness,
     first_load: bool,
 }
 
@@ -49,6 +54,9 @@ impl JobKind for IncrementalReplication {
         &REPLICATION_RULES,
         &REPLICATION_MASK_KEY,
         &INCREMENTAL_FIRST_LOAD,
+        &REPLICATION_MAX_RATE,
+        &REPLICATION_BUSY_SESSIONS,
+        &REPLICATION_BUSY_QUERY,
     ];
     type Payload = Payload;
 
@@ -58,6 +66,7 @@ impl JobKind for IncrementalReplication {
             target: settings::target(reader),
             modes: TableModes::from_settings(reader),
             rules: Rules::from_settings(reader),
+            kindness: Kindness::from_settings(reader),
             first_load: reader.flag(&INCREMENTAL_FIRST_LOAD),
         }
     }
@@ -70,8 +79,14 @@ impl JobKind for IncrementalReplication {
         let (Some(source), Some(target)) = (self.source.clone(), self.target.clone()) else {
             return Ok(Outcome::Refuse("SOURCE_DATABASE_URL or TARGET_DATABASE_URL cannot be used".to_owned()));
         };
-        let work =
-            Incremental { source, target, modes: self.modes.clone(), rules: self.rules.clone(), first_load: self.first_load };
+        let work = Incremental {
+            source,
+            target,
+            modes: self.modes.clone(),
+            rules: self.rules.clone(),
+            kindness: self.kindness.clone(),
+            first_load: self.first_load,
+        };
         match work.replicate(&ctx.run).await {
             Ok(summary) => {
                 let mut result = json!({ "tables": summary.tables, "rows": summary.rows });

@@ -17,7 +17,7 @@ pub struct CopyOut<'c> {
     pieces: mpsc::Receiver<Piece>,
     end: Pin<Box<CopyOutStream>>,
     /// Another COPY must not begin while this one takes the data out.
-    _session: &'c mut Connection,
+    session: &'c mut Connection,
 }
 
 impl Connection {
@@ -32,7 +32,7 @@ impl Connection {
             None => mpsc::channel(1).1,
         };
         let end = Box::pin(self.copy_out(statement).await?);
-        Ok(CopyOut { pieces, end, _session: self })
+        Ok(CopyOut { pieces, end, session: self })
     }
 }
 
@@ -42,6 +42,14 @@ impl CopyOut<'_> {
     /// # Errors
     /// The server's, or that it is gone: what came before is not the whole then.
     pub async fn next(&mut self) -> Result<Option<Piece>, tokio_postgres::Error> {
+        let piece = self.take().await?;
+        if let (Some(piece), Some(throttle)) = (&piece, &self.session.throttle) {
+            throttle.pass(piece.bytes.len()).await;
+        }
+        Ok(piece)
+    }
+
+    async fn take(&mut self) -> Result<Option<Piece>, tokio_postgres::Error> {
         if let Some(piece) = self.pieces.recv().await {
             return Ok(Some(piece));
         }

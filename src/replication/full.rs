@@ -42,6 +42,7 @@ mod drops;
 mod enrich;
 mod finish;
 mod generation;
+mod keys;
 mod relocate;
 mod resume;
 mod rollback;
@@ -68,6 +69,7 @@ pub use rollback::rollback;
 use crate::postgres::{Connection, Database, Doing};
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
+use crate::replication::kindness::Kindness;
 use crate::replication::rules::{Rules, RulesError};
 use crate::replication::settings::{TableModes, TableName};
 use crate::replication::verify::{Checks, Depth};
@@ -95,6 +97,8 @@ pub struct Config {
     pub enrichment: Enrichment,
     /// What is masked, and which rows are left behind.
     pub rules: Rules,
+    /// How the source is spared.
+    pub kindness: Kindness,
     /// How the copy is built beside the live one; none: in its place.
     pub swap: Option<Swap>,
     /// How much of the copy is compared with the source.
@@ -150,7 +154,7 @@ struct Reached {
 /// [`Refused`] for a mistake of configuration; otherwise what failed, and what state the target
 /// is in.
 pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
-    let sessions = Sessions::new(&config.source, &config.target, &config.rules);
+    let sessions = Sessions::new(&config.source, &config.target, &config.rules).throttled(config.kindness.throttle());
     let reached = Reached::default();
     let result = run.unless_stopped(work(run, config, &sessions, &reached)).await;
     let error = match result {
@@ -282,7 +286,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     run.info("Start restore Backup");
     run.info("Start restore");
     finish::set_positions(run, &target, &source, &judge).await?;
-    let (mut tables, built) = plan_work(&source, &judge);
+    let (mut tables, mut built) = plan_work(&source, &judge);
     if let Some(done) = &done {
         build::take_over(&mut tables, done, &resume::built(&target, &source).await?, &reached.totals);
     }
@@ -291,8 +295,20 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         p.total = total;
     });
     let checks = Checks::of_run(config.verify, &exporter, &target).await?;
-    let how = build::How { workers: config.jobs.max(1), staged: swap.is_some(), checks: checks.as_ref() };
-    build::all(run, sessions, (exporter, &snapshot), &tables, how, &reached.totals).await?;
+    let workers = config.jobs.max(1);
+    let readers = config.kindness.connections.unwrap_or(workers).max(1);
+    let keys = keys::of_work(&source, &judge, &tables);
+    built.extend(keys.iter().flat_map(|of_table| &of_table.keys).map(|key| (PG_CONSTRAINT, key.oid)));
+    let how =
+        build::How { workers, readers, staged: swap.is_some(), keys: &keys, again: done.is_some(), checks: checks.as_ref() };
+    let building = build::all(run, sessions, (exporter, &snapshot), &tables, how, &reached.totals);
+    match sessions.throttle() {
+        None => building.await?,
+        Some(throttle) => tokio::select! {
+            built = building => built?,
+            unusable = config.kindness.watch(run, &config.source, throttle) => unusable?,
+        },
+    }
     if swap.is_none() {
         state::enter(&target, state::Phase::Finishing, total).await?;
     }

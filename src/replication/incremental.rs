@@ -67,6 +67,7 @@ pub mod mapping;
 pub(super) mod stream;
 pub mod watermark;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -74,9 +75,11 @@ use serde_json::{Value, json};
 use self::catalogue::Relation;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
+use super::kindness::Kindness;
 use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
+use crate::postgres::throttle::Throttle;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
@@ -153,6 +156,8 @@ pub struct Incremental {
     pub modes: TableModes,
     /// What is masked, and which rows are left behind.
     pub rules: Rules,
+    /// How the source is spared.
+    pub kindness: Kindness,
     /// Whether an empty target table is loaded whole; an error otherwise.
     pub first_load: bool,
 }
@@ -196,16 +201,31 @@ impl Incremental {
             return Ok(Summary::default());
         }
         // Dropping the work ends both sessions, and with them their transactions.
-        run.unless_stopped(self.work(run)).await?
+        let throttle = self.kindness.throttle();
+        let work = self.work(run, throttle.clone());
+        let spared = async {
+            match &throttle {
+                None => work.await,
+                Some(throttle) => tokio::select! {
+                    done = work => done,
+                    unusable = self.kindness.watch(run, &self.source, throttle) => {
+                        unusable?;
+                        Ok(Summary::default())
+                    }
+                },
+            }
+        };
+        run.unless_stopped(spared).await?
     }
 
-    async fn work(&self, run: &Run) -> Result<Summary, IncrementalError> {
+    async fn work(&self, run: &Run, throttle: Option<Arc<Throttle>>) -> Result<Summary, IncrementalError> {
         run.info("Start incremental replication");
         run.progress(|p| p.phase = "preparing".to_owned());
-        let (mut source, target) = tokio::try_join!(
+        let (source, target) = tokio::try_join!(
             self.source.connect("incremental replication, source"),
             self.target.connect("incremental replication, target")
         )?;
+        let mut source = source.throttled(throttle);
         set_up(&source, SOURCE_SESSION, "source").await?;
         set_up(&target, TARGET_SESSION, "target").await?;
         if same_database(&target, &source).await? {

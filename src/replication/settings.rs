@@ -60,6 +60,26 @@ pub static REPLICATION_VERIFY: Setting = Setting::new(
     "How the full copy is compared with the source before it serves: counts (the rows that each side counted) or checksum (every value of every row as well, in the copy's own snapshot; reads both sides once more).",
 )
 .default("counts");
+/// A limit for what is read.
+pub static REPLICATION_MAX_RATE: Setting = Setting::new(
+    "REPLICATION_MAX_RATE",
+    "Most megabytes (10^6 bytes) a second that a replication reads from the source, over all tables; 1 to 1000000. Unset: no limit.",
+);
+/// A limit for who reads.
+pub static REPLICATION_SOURCE_CONNECTIONS: Setting = Setting::new(
+    "REPLICATION_SOURCE_CONNECTIONS",
+    "Tables that the full copy reads from the source at the same time, each by a connection, beside one or two that only wait; 1 to 32. Unset: as PG_RESTORE_JOBS.",
+);
+/// When to stand back, by numbers.
+pub static REPLICATION_BUSY_SESSIONS: Setting = Setting::new(
+    "REPLICATION_BUSY_SESSIONS",
+    "Reading stops while more sessions of others than this are at work on the source database, for 30 minutes in all at most; 1 to 100000. Unset: never.",
+);
+/// When to stand back, by a query.
+pub static REPLICATION_BUSY_QUERY: Setting = Setting::new(
+    "REPLICATION_BUSY_QUERY",
+    "The same while this query says true on the source; it is asked every second. Example: select count(*) > 20 from pg_stat_activity where wait_event_type = 'Lock'",
+);
 /// Parallelism.
 pub static PG_RESTORE_JOBS: Setting =
     Setting::new("PG_RESTORE_JOBS", "Tables copied, and indexes built, at the same time; 1 to 32.").default("4");

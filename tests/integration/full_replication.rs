@@ -47,6 +47,7 @@ impl World {
             jobs: 3,
             enrichment: Enrichment::shipped(),
             rules: Rules::default(),
+            kindness: Default::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
             verify: bullwork::replication::verify::Depth::Counts,
         };

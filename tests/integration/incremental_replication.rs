@@ -93,6 +93,7 @@ impl Pair {
             target: Database::parse(&self.cluster.url("warehouse")).expect("a valid URL"),
             modes: TableModes::of(tables.iter().map(|&t| (t, TableMode::Incremental))),
             rules: Rules::default(),
+            kindness: Default::default(),
             first_load: true,
         }
     }

@@ -52,6 +52,7 @@ impl World {
             jobs: 2,
             enrichment: Enrichment::default(),
             rules: Rules::default(),
+            kindness: Default::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
             verify: Depth::Counts,
         };
@@ -101,6 +102,7 @@ impl World {
             target: self.config.target.clone(),
             modes: TableModes::of(tables.iter().map(|&t| (t, TableMode::Incremental))),
             rules: self.config.rules.clone(),
+            kindness: Default::default(),
             first_load: true,
         };
         let lines = Lines::default();

@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::copy::{Copied, copy};
+use super::keys::{self, TableKeys};
 use super::resume::{self, Done};
 use super::session::Sessions;
 use super::tables::{SourceIndex, SourceTable};
@@ -52,16 +53,29 @@ enum Step {
     Copy,
     Index(usize),
     Finish,
+    /// The foreign keys of the table, by their place among all.
+    Keys(usize),
 }
 
 /// Ordered by the table's size, then by the age of the step.
 type Task = (i64, std::cmp::Reverse<u64>, usize, Step);
 
 struct Queue {
+    /// Tables to copy.
+    copies: BinaryHeap<Task>,
+    /// What there is to do on those that are copied.
     tasks: BinaryHeap<Task>,
+    /// Foreign keys whose tables are whole.
+    keys: Vec<Task>,
+    /// Tables whose keys are attached or validated, or that are analysed.
+    busy: HashSet<usize>,
     next: u64,
     running: usize,
+    /// Copies that are running.
+    copying: usize,
     copies_left: usize,
+    /// Sessions with the source that wait for the next copy.
+    sources: Vec<Connection>,
     /// Exports the snapshot; closed when the last table is copied and checked, to let the source clean up.
     exporter: Option<Connection>,
 }
@@ -71,10 +85,44 @@ struct Queue {
 pub(super) struct How<'s> {
     /// Side by side.
     pub(super) workers: usize,
+    /// Tables that are read from the source at the same time.
+    pub(super) readers: usize,
     /// Beside the live copy, where whole tables are noted.
     pub(super) staged: bool,
+    /// Foreign keys between tables of the work.
+    pub(super) keys: &'s [TableKeys],
+    /// Some of it may be there already, from a run that was cut off.
+    pub(super) again: bool,
     /// What looks at every value too.
     pub(super) checks: Option<&'s Checks>,
+}
+
+impl Queue {
+    /// The largest that may be done now.
+    fn pop(&mut self, how: How<'_>) -> Option<Task> {
+        let copy = self.copies.peek().filter(|_| self.copying < how.readers);
+        let free = |(_, task): &(usize, &Task)| match task.3 {
+            Step::Keys(at) => how.keys[at].tables().all(|table| !self.busy.contains(&table)),
+            _ => true,
+        };
+        let keys = self.keys.iter().enumerate().filter(free).max_by_key(|(_, task)| **task);
+        if let Some((at, task)) = keys
+            && Some(task) >= copy.max(self.tasks.peek())
+        {
+            let task = self.keys.swap_remove(at);
+            self.busy.insert(task.2);
+            return Some(task);
+        }
+        if copy.is_some() && copy >= self.tasks.peek() {
+            self.copying += 1;
+            return self.copies.pop();
+        }
+        let task = self.tasks.pop()?;
+        if task.3 == Step::Finish {
+            self.busy.insert(task.2);
+        }
+        Some(task)
+    }
 }
 
 struct Pool<'s> {
@@ -84,6 +132,8 @@ struct Pool<'s> {
     work: &'s [Work],
     how: How<'s>,
     indexes_left: Vec<AtomicUsize>,
+    /// For each table's foreign keys, how many of their tables are not whole yet.
+    keys_wait: Vec<AtomicUsize>,
     queue: Mutex<Queue>,
     woken: Notify,
     totals: Arc<Totals>,
@@ -127,8 +177,11 @@ pub(super) async fn all(
 ) -> anyhow::Result<()> {
     let workers = how.workers;
     let task = |i: usize, w: &Work, step| (w.table.size, std::cmp::Reverse(i as u64), i, step);
-    let tasks: BinaryHeap<Task> =
-        work.iter().enumerate().flat_map(|(i, w)| w.first().into_iter().map(move |step| task(i, w, step))).collect();
+    let (copies, tasks): (BinaryHeap<Task>, BinaryHeap<Task>) = work
+        .iter()
+        .enumerate()
+        .flat_map(|(i, w)| w.first().into_iter().map(move |step| task(i, w, step)))
+        .partition(|task| task.3 == Step::Copy);
     let copies_left = work.iter().filter(|w| !w.done).count();
     let pool = Pool {
         run: run.clone(),
@@ -136,11 +189,17 @@ pub(super) async fn all(
         snapshot,
         work,
         indexes_left: work.iter().map(|w| AtomicUsize::new(w.missing().count())).collect(),
+        keys_wait: how.keys.iter().map(|keys| AtomicUsize::new(keys.tables().count())).collect(),
         how,
         queue: Mutex::new(Queue {
+            copies,
             tasks,
+            keys: Vec::new(),
+            busy: HashSet::new(),
             next: work.len() as u64,
             running: 0,
+            copying: 0,
+            sources: Vec::new(),
             copies_left,
             exporter: (copies_left > 0).then_some(exporter),
         }),
@@ -160,18 +219,17 @@ impl Pool<'_> {
     }
 
     async fn worker(&self) -> anyhow::Result<()> {
-        let mut source = None;
         let mut target = self.sessions.target_for_one_of(self.how.workers).await?;
-        while let Some((_, _, index, step)) = self.take(&mut source).await {
+        while let Some((_, _, index, step)) = self.take().await {
             let new = match step {
                 Step::Copy => {
-                    if source.is_none() {
-                        source = Some(self.sessions.source_in(self.snapshot).await?);
-                    }
-                    if let Some(source) = &mut source {
-                        self.copy(index, source, target.client_mut()).await?;
-                    }
-                    self.after_copy(index)
+                    let waiting = self.queue().sources.pop();
+                    let mut source = match waiting {
+                        Some(source) => source,
+                        None => self.sessions.source_in(self.snapshot).await?,
+                    };
+                    self.copy(index, &mut source, target.client_mut()).await?;
+                    self.after_copy(index, source)
                 }
                 Step::Index(number) => {
                     self.index(index, number, &target).await?;
@@ -180,15 +238,28 @@ impl Pool<'_> {
                 }
                 Step::Finish => {
                     self.finish(index, target.client_mut()).await?;
+                    self.keys_of(index)
+                }
+                Step::Keys(at) => {
+                    keys::make(&self.run, &target, &self.how.keys[at], self.how.again).await?;
                     Vec::new()
                 }
             };
             let mut queue = self.queue();
             queue.running -= 1;
+            if matches!(step, Step::Finish | Step::Keys(_)) {
+                queue.busy.remove(&index);
+            }
             for step in new {
-                let age = queue.next;
+                let age = std::cmp::Reverse(queue.next);
                 queue.next += 1;
-                queue.tasks.push((self.work[index].table.size, std::cmp::Reverse(age), index, step));
+                match step {
+                    Step::Keys(at) => {
+                        let table = self.how.keys[at].table;
+                        queue.keys.push((self.work[table].table.size, age, table, step));
+                    }
+                    _ => queue.tasks.push((self.work[index].table.size, age, index, step)),
+                }
             }
             drop(queue);
             self.woken.notify_waiters();
@@ -197,22 +268,19 @@ impl Pool<'_> {
     }
 
     /// The next step; waits while others may still add some. `None`: all is done.
-    async fn take(&self, source: &mut Option<Connection>) -> Option<Task> {
+    async fn take(&self) -> Option<Task> {
         loop {
             let mut woken = std::pin::pin!(self.woken.notified());
             // Registered before looking, or a step added in between would wake nobody.
             woken.as_mut().enable();
             {
                 let mut queue = self.queue();
-                if let Some(task) = queue.tasks.pop() {
+                if let Some(task) = queue.pop(self.how) {
                     queue.running += 1;
                     return Some(task);
                 }
                 if queue.running == 0 {
                     return None;
-                }
-                if queue.copies_left == 0 {
-                    *source = None;
                 }
             }
             woken.await;
@@ -253,14 +321,25 @@ impl Pool<'_> {
         });
     }
 
-    fn after_copy(&self, index: usize) -> Vec<Step> {
-        let exporter = {
+    fn after_copy(&self, index: usize, source: Connection) -> Vec<Step> {
+        let over = {
             let mut queue = self.queue();
+            queue.copying -= 1;
             queue.copies_left -= 1;
-            if queue.copies_left == 0 { queue.exporter.take() } else { None }
+            queue.sources.push(source);
+            let wanted = if queue.copies_left == 0 { 0 } else { queue.copies.len() };
+            let keep = wanted.min(queue.sources.len());
+            let exporter = if queue.copies_left == 0 { queue.exporter.take() } else { None };
+            (queue.sources.split_off(keep), exporter)
         };
-        drop(exporter);
+        drop(over);
         self.work[index].after_copy()
+    }
+
+    /// Foreign keys all of whose tables are whole with this one.
+    fn keys_of(&self, table: usize) -> Vec<Step> {
+        let with_it = self.how.keys.iter().enumerate().filter(|(_, keys)| keys.tables().any(|t| t == table));
+        with_it.filter(|(at, _)| self.keys_wait[*at].fetch_sub(1, Ordering::AcqRel) == 1).map(|(at, _)| Step::Keys(at)).collect()
     }
 
     async fn index(&self, table: usize, number: usize, target: &Client) -> anyhow::Result<()> {

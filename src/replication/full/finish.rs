@@ -11,6 +11,7 @@ use super::build::{self, Validation, millis};
 use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
 use super::session::Sessions;
 use super::source::Source;
+use super::tables::SourceKey;
 use super::target::{Fate, Judge};
 use super::{resume, saved};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
@@ -67,7 +68,8 @@ pub(super) async fn finish(
     run.progress(|p| p.phase = "foreign keys".to_owned());
     let mut validations = Vec::new();
     let mut broken = Vec::new();
-    for key in source.foreign_keys.iter().filter(|k| judge.is_made((PG_CONSTRAINT, k.oid))) {
+    let left = |key: &&SourceKey| judge.is_made((PG_CONSTRAINT, key.oid)) && !built.contains(&(PG_CONSTRAINT, key.oid));
+    for key in source.foreign_keys.iter().filter(left) {
         let may_fail = if judge.touches_kept((PG_CONSTRAINT, key.oid)) {
             Some("it ties a kept table, whose rows are of another time")
         } else if source.loose_keys.contains(&key.oid) {

@@ -1,7 +1,8 @@
 //! Sessions with both databases, set up alike, and cancelled together when the run stops.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use crate::postgres::throttle::Throttle;
 use crate::postgres::{Canceller, Connection, Database, Doing, PostgresError};
 use crate::replication::rules::Rules;
 
@@ -27,17 +28,28 @@ pub(in crate::replication) struct Sessions<'d> {
     source: &'d Database,
     target: &'d Database,
     rules: &'d Rules,
+    throttle: Option<Arc<Throttle>>,
     cancellers: Mutex<Vec<Canceller>>,
 }
 
 impl<'d> Sessions<'d> {
     pub(in crate::replication) fn new(source: &'d Database, target: &'d Database, rules: &'d Rules) -> Self {
-        Sessions { source, target, rules, cancellers: Mutex::default() }
+        Sessions { source, target, rules, throttle: None, cancellers: Mutex::default() }
+    }
+
+    /// What is copied out of the source waits for it.
+    pub(super) fn throttled(mut self, throttle: Option<Arc<Throttle>>) -> Self {
+        self.throttle = throttle;
+        self
+    }
+
+    pub(super) fn throttle(&self) -> Option<&Throttle> {
+        self.throttle.as_deref()
     }
 
     /// A source session without transaction.
     pub(in crate::replication) async fn source(&self) -> Result<Connection, PostgresError> {
-        self.open(self.source, SOURCE).await
+        Ok(self.open(self.source, SOURCE).await?.throttled(self.throttle.clone()))
     }
 
     /// A source session inside the exported snapshot.

@@ -173,6 +173,8 @@ pub(super) struct SourceKey {
     pub(super) oid: u32,
     pub(super) table: TableName,
     pub(super) name: String,
+    /// The table that has it and the one that it points to.
+    pub(super) ends: (u32, u32),
     /// Makes it without looking at the rows where that is possible.
     pub(super) add: String,
     /// Checks the rows afterwards, where `add` did not.
@@ -184,7 +186,7 @@ select k.oid, n.nspname::text, c.relname::text, k.conname::text,
        format('alter table %s%I.%I add constraint %I %s%s', case c.relkind when 'r' then 'only ' else '' end, n.nspname, c.relname,
               k.conname, pg_get_constraintdef(k.oid), case when c.relkind = 'r' and k.convalidated then ' not valid' else '' end),
        case when c.relkind = 'r' and k.convalidated then
-            format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end
+            format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end, k.conrelid, k.confrelid
   from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
  where k.contype = 'f' and k.conparentid = 0 and k.oid >= 16384
  order by pg_table_size(c.oid) desc, k.oid
@@ -202,6 +204,7 @@ pub(super) async fn foreign_keys(client: &Client) -> Result<Vec<SourceKey>, Post
             name: row.get(3),
             add: row.get(4),
             validate: row.get(5),
+            ends: (row.get(6), row.get(7)),
         })
         .collect())
 }

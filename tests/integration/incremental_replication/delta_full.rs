@@ -239,6 +239,7 @@ async fn the_full_copy_keeps_delta_tables_and_the_next_step_brings_them_up_to_da
         foreign_keys: true,
         jobs: 2,
         enrichment: Enrichment::shipped(),
+        kindness: Default::default(),
         swap: Some(full::Swap { patience: Duration::from_secs(20), generations: 0, resume: full::Resume::Consistent }),
     };
     let oid = "select 't'::regclass::oid::int8";

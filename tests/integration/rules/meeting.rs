@@ -64,6 +64,7 @@ async fn delta(world: &World) -> (Summary, Lines) {
         target: world.config.target.clone(),
         modes: TableModes::of([("people", TableMode::Delta)]),
         rules: world.config.rules.clone(),
+        kindness: Default::default(),
         first_load: true,
     };
     let lines = Lines::default();

@@ -177,6 +177,7 @@ async fn of_an_incremental_table_missing_keys_are_found_and_left_to_its_next_run
         source: pair.config.source.clone(),
         target: pair.config.target.clone(),
         modes: pair.config.modes.clone(),
+        kindness: Default::default(),
         first_load: true,
     };
     next_run.replicate(&Run::detached()).await.unwrap();
