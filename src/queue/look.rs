@@ -1,6 +1,7 @@
 //! Looking at a queue without changing it (wire format §6.19, §6.20).
 
 use super::job::Job;
+use super::scripts::NO_MORE;
 use super::{Queue, QueueError, keys, scripts};
 
 /// Jobs read by one script call.
@@ -79,17 +80,10 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn counts(&self) -> Result<Counts, QueueError> {
-        let mut connection = self.connection().await?;
-        let mut pipe = redis::pipe();
-        // In one transaction, so that a job that moves meanwhile is counted once.
-        pipe.atomic()
-            .llen(self.keys().of("wait"))
-            .llen(self.keys().of("active"))
-            .zcard(self.keys().of("completed"))
-            .zcard(self.keys().of("failed"))
-            .zcard(self.keys().of("delayed"))
-            .llen(self.keys().of("paused"));
-        let (waiting, active, completed, failed, delayed, paused) = pipe.query_async(&mut connection).await?;
+        // In one script, so that a job that moves meanwhile is counted once.
+        let mut answer = self.run("", &self.call(&scripts::COUNTS, NO_MORE)).await?;
+        let mut next = || answer.number().map(|count| u64::try_from(count).unwrap_or(0));
+        let (waiting, active, completed, failed, delayed, paused) = (next()?, next()?, next()?, next()?, next()?, next()?);
         Ok(Counts { waiting, active, completed, failed, delayed, paused })
     }
 

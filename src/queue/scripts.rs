@@ -36,6 +36,7 @@ scripts! {
     TAKE_LIMITED 11 "running.lua" "finishing.lua" "placing.lua" "settling.lua" "take_limited.lua";
     RENEW 6 "renew.lua";
     READ 6 "read.lua";
+    COUNTS 11 "placing.lua" "counts.lua";
     LOG 6 "log.lua";
     SET_FIELD 6 "set_field.lua";
     ADD 9 "placing.lua" "add.lua";
