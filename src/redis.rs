@@ -22,7 +22,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisError {
     /// The URL cannot be used.
-    #[error("REDIS_URL {0}")]
+    #[error("the Redis URL {0}")]
     Url(String),
     /// No connection to be had.
     #[error("connecting to Redis at {url}: {reason}")]
@@ -65,9 +65,8 @@ impl Redis {
     pub fn new(url: &str) -> Result<Self, RedisError> {
         let url = url.trim();
         let shown = redact::mask_url(url);
-        let address = address::Address::parse(url).map_err(|reason| {
-            RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&reason)))
-        })?;
+        let address = address::Address::parse(url)
+            .map_err(|reason| RedisError::Url(format!("`{shown}` cannot be used: {}", redact::scrub(&reason))))?;
         Ok(Redis { home: Arc::new(Home { shared: connection::Shared::default(), route: route::Route::new(address), shown }) })
     }
 
@@ -129,10 +128,7 @@ impl Home {
         let reason = match tokio::time::timeout(COMMAND_TIMEOUT, opening).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(reason)) => reason,
-            Err(_) if self.shown.starts_with("rediss") => {
-                format!("no answer within {} s{}", COMMAND_TIMEOUT.as_secs(), route::SPEAKS_TLS)
-            }
-            Err(_) => format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()),
+            Err(_) => self.route.hinted(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs())),
         };
         Err(RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason) })
     }
