@@ -130,7 +130,7 @@ pub(super) fn text_of(value: Value) -> String {
 impl Queue {
     /// `script` with what all of them are given, the queue's keys, its prefix, our publisher's token and the time, and with
     /// `more` keys.
-    pub(super) fn call(&self, script: &'static Script, more: &[impl AsRef<str>]) -> Call {
+    pub(super) fn call(&self, script: &'static Script, more: &[impl AsRef<[u8]>]) -> Call {
         let mut command = redis::Cmd::with_capacity(40, 2048);
         command.arg("EVALSHA").arg(script.text.get_hash()).arg(script.block + more.len());
         for key in &self.keys().block()[..script.block] {
