@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{ToRedisArgs, Value};
+use redis::{Arg, ToRedisArgs, Value};
 
 use super::{Queue, QueueError};
 use crate::clock::Millis;
@@ -147,6 +147,11 @@ impl Queue {
     /// Runs a script; `id` is the job it is about, for the refusals.
     pub(super) async fn run(&self, id: &str, call: &Call) -> Result<Answer, QueueError> {
         let mut connection = self.connection().await?;
+        let pieces = call.command.args_iter().filter_map(|piece| match piece {
+            Arg::Simple(piece) => Some(piece),
+            _ => None,
+        });
+        self.redis().check_pieces(pieces).await?;
         let mut tries = 0;
         let values: Vec<Value> = loop {
             tries += 1;
