@@ -8,6 +8,7 @@ mod address;
 mod connection;
 mod route;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,16 @@ use crate::redact;
 /// Longest wait for the answer to one short command, and for a connection.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Largest name or value of a command that Redis takes. It ends the connection of who sends a larger one.
+const PIECE_LIMIT: &str = "proto-max-bulk-len";
+/// Every Redis takes this much: the limit cannot be set lower.
+const ALWAYS_TAKEN: usize = 1 << 20;
+
 /// What can go wrong between us and Redis.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisError {
     /// The URL cannot be used.
-    #[error("REDIS_URL {0}")]
+    #[error("the Redis URL {0}")]
     Url(String),
     /// No connection to be had.
     #[error("connecting to Redis at {url}: {reason}")]
@@ -35,6 +41,19 @@ pub enum RedisError {
     /// Redis answered with an error, or not in time.
     #[error("{0}")]
     Command(String),
+    /// A name or value of a command is larger than Redis takes; nothing was sent.
+    #[error("a piece of {size} bytes is more than Redis takes ({}): make it smaller, or raise that limit", limit_of_pieces(*.limit))]
+    TooLarge {
+        /// Its bytes.
+        size: usize,
+        /// The limit, when we may ask for it.
+        limit: Option<usize>,
+    },
+}
+
+/// Redis's name for the limit of a piece, and its value where that is known.
+fn limit_of_pieces(limit: Option<usize>) -> String {
+    limit.map_or_else(|| PIECE_LIMIT.to_owned(), |bytes| format!("{PIECE_LIMIT}, {bytes} bytes"))
 }
 
 /// A Redis server, or several of which one has our keys. Cheap to clone.
@@ -65,9 +84,8 @@ impl Redis {
     pub fn new(url: &str) -> Result<Self, RedisError> {
         let url = url.trim();
         let shown = redact::mask_url(url);
-        let address = address::Address::parse(url).map_err(|reason| {
-            RedisError::Url(format!("`{shown}` cannot be used: {}; write redis://host:6379/0", redact::scrub(&reason)))
-        })?;
+        let address = address::Address::parse(url)
+            .map_err(|reason| RedisError::Url(format!("`{shown}` cannot be used: {}", redact::scrub(&reason))))?;
         Ok(Redis { home: Arc::new(Home { shared: connection::Shared::default(), route: route::Route::new(address), shown }) })
     }
 
@@ -102,6 +120,53 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// Refuses a command of which one of the `pieces` is larger than Redis takes: it would end the connection that all share, and
+    /// whoever tries again would end the next. Costs nothing unless one is larger than a mebibyte.
+    ///
+    /// # Errors
+    /// [`RedisError::TooLarge`], or when Redis cannot be asked.
+    pub(crate) async fn check_pieces<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(), RedisError> {
+        let Some(piece) = pieces.filter(|piece| piece.len() > ALWAYS_TAKEN).max_by_key(|piece| piece.len()) else {
+            return Ok(());
+        };
+        let size = piece.len();
+        let mut asking = redis::cmd("CONFIG");
+        asking.arg("GET").arg(PIECE_LIMIT);
+        match asking.query_async::<HashMap<String, usize>>(&mut self.connection().await?).await {
+            Ok(limits) => match limits.get(PIECE_LIMIT) {
+                Some(limit) if size > *limit => Err(RedisError::TooLarge { size, limit: Some(*limit) }),
+                Some(_) => Ok(()),
+                None => self.try_piece(piece).await,
+            },
+            Err(error) if is_cut(&error) => Err(error.into()),
+            // Many hosts do not let their users ask.
+            Err(_) => self.try_piece(piece).await,
+        }
+    }
+
+    /// Sends the piece on a connection of its own, with a command that changes nothing. Whatever is answered, it was taken; a
+    /// connection that breaks twice, while the other one lives, was ended for it.
+    async fn try_piece(&self, piece: &[u8]) -> Result<(), RedisError> {
+        for _ in 0..2 {
+            let mut own = self.dedicated().await?;
+            match tokio::time::timeout(COMMAND_TIMEOUT, redis::cmd("EXISTS").arg(piece).query_async::<redis::Value>(&mut own))
+                .await
+            {
+                Ok(Err(error)) if is_cut(&error) || error.to_string().contains("invalid bulk length") => {}
+                Ok(_) => return Ok(()),
+                Err(_) => return Err(RedisError::Command(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()))),
+            }
+        }
+        redis::cmd("PING").query_async::<redis::Value>(&mut self.connection().await?).await?;
+        Err(RedisError::TooLarge { size: piece.len(), limit: None })
+    }
+}
+
+fn is_cut(error: &redis::RedisError) -> bool {
+    error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
 impl Home {
     async fn connection(self: &Arc<Self>) -> Result<Connection, RedisError> {
         let open = || async { Ok(Connection::new(self.open(Some(COMMAND_TIMEOUT)).await?, Arc::downgrade(self))) };
@@ -129,10 +194,7 @@ impl Home {
         let reason = match tokio::time::timeout(COMMAND_TIMEOUT, opening).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(reason)) => reason,
-            Err(_) if self.shown.starts_with("rediss") => {
-                format!("no answer within {} s{}", COMMAND_TIMEOUT.as_secs(), route::SPEAKS_TLS)
-            }
-            Err(_) => format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()),
+            Err(_) => self.route.hinted(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs())),
         };
         Err(RedisError::Connect { url: self.shown.clone(), reason: redact::scrub(&reason) })
     }

@@ -111,7 +111,11 @@ impl Queue {
         }
     }
 
-    /// Deletes the queue with all of its jobs and schedules. Runs that are going on lose their jobs when `force`d.
+    /// Deletes the queue with its schedules and all jobs that are in a state. Runs that are going on lose their jobs when `force`d.
+    ///
+    /// The hashes of jobs that are [`State::Stuck`], which only other programs leave, stay, as with Bull: to find them takes a look at all
+    /// keys of the Redis, and their keys cannot be told from those of a queue whose name goes on with `:`.
+    /// [`Queue::remove_matching`] with `*` removes them where no other queue's name begins so.
     ///
     /// # Errors
     /// [`QueueError::ActiveJobs`] unless `force`d: nothing changed. Redis's: the queue is paused then, with part of its jobs.

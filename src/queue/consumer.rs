@@ -28,14 +28,21 @@ use super::{Failure, Job, Queue, QueueError};
 /// After an error of Redis's.
 const BACK_OFF: Duration = Duration::from_secs(2);
 
-/// How a [`Consumer`] works.
+/// Shortest lock: a shorter one would be lost to any hiccup.
+const SHORTEST_LOCK: Duration = Duration::from_secs(1);
+/// Shortest time between two looks for stalled jobs.
+const SHORTEST_CHECK: Duration = Duration::from_millis(100);
+/// Longest of either.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How a [`Consumer`] works. What is beyond the bounds named here counts as the bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerOptions {
-    /// Jobs run side by side; 1.
+    /// Jobs run side by side; 1. At least 1.
     pub concurrency: usize,
-    /// How long a job stays ours without a sign of life; 30 s. It is renewed at half of that.
+    /// How long a job stays ours without a sign of life; 30 s. It is renewed at half of that. From a second to a year.
     pub lock: Duration,
-    /// How often jobs of vanished workers are looked for; 30 s.
+    /// How often jobs of vanished workers are looked for; 30 s. From a tenth of a second to a year.
     pub stall_check: Duration,
     /// A job whose workers vanished more often than this fails for good; 1.
     pub max_stalled: u32,
@@ -45,6 +52,17 @@ impl Default for ConsumerOptions {
     fn default() -> Self {
         let half_minute = Duration::from_secs(30);
         ConsumerOptions { concurrency: 1, lock: half_minute, stall_check: half_minute, max_stalled: 1 }
+    }
+}
+
+impl ConsumerOptions {
+    fn within_bounds(self) -> Self {
+        ConsumerOptions {
+            concurrency: self.concurrency.clamp(1, Semaphore::MAX_PERMITS),
+            lock: self.lock.clamp(SHORTEST_LOCK, LONGEST),
+            stall_check: self.stall_check.clamp(SHORTEST_CHECK, LONGEST),
+            max_stalled: self.max_stalled,
+        }
     }
 }
 
@@ -127,8 +145,13 @@ impl Shared {
 /// cannot end the job any more. While Redis is away, it is asked every two seconds, and jobs that end meanwhile are settled when it
 /// is back in time.
 ///
-/// The handler is run on the tokio runtime, so what blocks belongs on [`tokio::task::spawn_blocking`]. It needs no more than one
-/// thread: on a runtime of the current thread, jobs that do little take the least time.
+/// The handler is run on the tokio runtime, so what blocks belongs on [`tokio::task::spawn_blocking`]: locks are renewed on the same
+/// runtime, and when all of its threads are blocked for longer than a lock lasts, the jobs are run again elsewhere. It needs no
+/// more than one thread: on a runtime of the current thread, jobs that do little take the least time.
+///
+/// A job that is the run of a schedule has the next run armed before the handler is called; nothing else is needed for a
+/// schedule to go on. One whose times cannot be understood ends with that run: an error is logged, and a line put into the log of
+/// the job.
 pub struct Consumer {
     shared: Arc<Shared>,
     feeder: JoinHandle<()>,
@@ -142,11 +165,12 @@ impl Consumer {
         H: Fn(ActiveJob) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Value, Failure>> + Send + 'static,
     {
+        let options = options.within_bounds();
         let shared = Arc::new(Shared {
             queue: queue.clone(),
             options,
             handler: Box::new(move |job| Box::pin(handler(job))),
-            slots: Arc::new(Semaphore::new(options.concurrency.max(1))),
+            slots: Arc::new(Semaphore::new(options.concurrency)),
             running: Mutex::default(),
             quiet: CancellationToken::new(),
             abandon: CancellationToken::new(),
@@ -159,6 +183,11 @@ impl Consumer {
 
     /// Takes nothing more, waits for the runs until `limit`, and hands back the jobs that are not done by then: they
     /// are taken next, and the attempt does not count.
+    ///
+    /// A handler ends at an await, and so does this: one that blocks a thread of the runtime cannot be dropped before it is done.
+    /// When it blocks all of them, this returns only after it, and the locks may have run out by then: the jobs are run again. What
+    /// runs on [`tokio::task::spawn_blocking`] holds up nothing, but goes on after its job was handed back; let it look at
+    /// [`ActiveJob::lost`].
     pub async fn stop(mut self, limit: Duration) {
         self.shared.quiet.cancel();
         let _ = (&mut self.feeder).await;

@@ -5,7 +5,7 @@ use crate::redis::RedisError;
 /// Why an operation on a queue was refused or not possible.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Redis cannot be reached or answered with an error.
+    /// Redis cannot be reached or answered with an error, or would take no piece of that size ([`RedisError::TooLarge`]).
     #[error(transparent)]
     Redis(#[from] RedisError),
     /// The run does not own the job any more: its lock ran out, or another run has it.
@@ -24,7 +24,7 @@ pub enum QueueError {
     #[error("job `{0}` is being run; cancel it first or wait for its end")]
     Locked(String),
     /// A queue whose jobs run is not deleted unless forced.
-    #[error("{0} jobs of the queue are being run; wait for their end or force it")]
+    #[error("{}", being_run(*.0))]
     ActiveJobs(u64),
     /// Only completed and failed jobs can be run again.
     #[error("job `{0}` is neither failed nor completed")]
@@ -49,6 +49,13 @@ pub enum QueueError {
     /// A script answered what it never does.
     #[error("unexpected answer of a queue script: {0}")]
     Answer(String),
+}
+
+fn being_run(jobs: u64) -> String {
+    match jobs {
+        1 => "a job of the queue is being run; wait for its end or force it".to_owned(),
+        _ => format!("{jobs} jobs of the queue are being run; wait for their end or force it"),
+    }
 }
 
 impl From<redis::RedisError> for QueueError {

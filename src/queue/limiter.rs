@@ -13,9 +13,9 @@ use crate::identity;
 /// How many runs may begin in a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limiter {
-    /// Runs; at least 1.
+    /// Runs. 0 counts as 1; to let none begin, pause the queue.
     pub max: u64,
-    /// The time, which begins with the first of them.
+    /// The time, which begins with the first of them. Less than a millisecond counts as one, more than 2^52 as that.
     pub duration: std::time::Duration,
     /// Path into a job's data, such as `customer.id`: each value found there has a limit of its own, and its jobs that have to
     /// wait are put off, so that those of others overtake them. The producer needs the same path: the value becomes the end of the

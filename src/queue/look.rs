@@ -1,6 +1,7 @@
 //! Looking at a queue without changing it (wire format §6.19, §6.20).
 
 use super::job::Job;
+use super::scripts::NO_MORE;
 use super::{Queue, QueueError, keys, scripts};
 
 /// Jobs read by one script call.
@@ -79,17 +80,10 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
     pub async fn counts(&self) -> Result<Counts, QueueError> {
-        let mut connection = self.connection().await?;
-        let mut pipe = redis::pipe();
-        // In one transaction, so that a job that moves meanwhile is counted once.
-        pipe.atomic()
-            .llen(self.keys().of("wait"))
-            .llen(self.keys().of("active"))
-            .zcard(self.keys().of("completed"))
-            .zcard(self.keys().of("failed"))
-            .zcard(self.keys().of("delayed"))
-            .llen(self.keys().of("paused"));
-        let (waiting, active, completed, failed, delayed, paused) = pipe.query_async(&mut connection).await?;
+        // In one script, so that a job that moves meanwhile is counted once.
+        let mut answer = self.run("", &self.call(&scripts::COUNTS, NO_MORE)).await?;
+        let mut next = || answer.number().map(|count| u64::try_from(count).unwrap_or(0));
+        let (waiting, active, completed, failed, delayed, paused) = (next()?, next()?, next()?, next()?, next()?, next()?);
         Ok(Counts { waiting, active, completed, failed, delayed, paused })
     }
 
@@ -114,7 +108,7 @@ impl Queue {
 
     /// Ids in `state`, positions `start` to `end`, both included; `end` -1 means to the last. Ascending is
     /// in the order in which they are taken, became due, or finished.
-    async fn ids(&self, state: State, start: isize, end: isize, ascending: bool) -> Result<Vec<String>, QueueError> {
+    async fn ids(&self, state: State, start: isize, end: isize, ascending: bool) -> Result<Vec<Vec<u8>>, QueueError> {
         let Some(list) = state.list() else { return Ok(Vec::new()) };
         let key = self.keys().of(list);
         let mut connection = self.connection().await?;
@@ -130,11 +124,12 @@ impl Queue {
         if is_list && ascending {
             ids.reverse();
         }
-        Ok(ids.iter().map(|id| String::from_utf8_lossy(id).into_owned()).collect())
+        Ok(ids)
     }
 
     /// The jobs of several states, one state after the other, positions `start` to `end` of each. Ids without a job
-    /// are left out. A range with a negative `start` is that of Redis, and only right when descending.
+    /// are left out. An id that is no UTF-8 is shown with replacement characters: such a job cannot be named, but goes with
+    /// [`Queue::clean`]. A range with a negative `start` is that of Redis, and only right when descending.
     ///
     /// # Errors
     /// [`QueueError::WrongType`], or Redis's.
@@ -149,10 +144,10 @@ impl Queue {
         Ok(jobs)
     }
 
-    async fn read(&self, ids: &[String]) -> Result<Vec<Job>, QueueError> {
-        let keys: Vec<String> = ids.iter().map(|id| self.keys().job(id)).collect();
+    async fn read(&self, ids: &[impl AsRef<[u8]>]) -> Result<Vec<Job>, QueueError> {
+        let keys: Vec<Vec<u8>> = ids.iter().map(|id| [self.keys().base().as_bytes(), id.as_ref()].concat()).collect();
         let hashes = self.run("", &self.call(&scripts::READ, &keys)).await?.values();
-        let jobs = ids.iter().zip(hashes).filter_map(|(id, hash)| Job::from_fields(id, hash));
+        let jobs = ids.iter().zip(hashes).filter_map(|(id, hash)| Job::from_fields(&String::from_utf8_lossy(id.as_ref()), hash));
         Ok(jobs.collect())
     }
 
@@ -162,7 +157,7 @@ impl Queue {
     /// [`QueueError::InvalidId`], or Redis's.
     pub async fn job(&self, id: &str) -> Result<Option<Job>, QueueError> {
         keys::check_id(id)?;
-        Ok(self.read(&[id.to_owned()]).await?.pop())
+        Ok(self.read(&[id]).await?.pop())
     }
 
     /// Where a job is; nothing when there is no such job.

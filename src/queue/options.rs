@@ -73,9 +73,9 @@ pub struct JobOptions {
     pub backoff: Option<Backoff>,
     /// Wait before the first try, in milliseconds.
     pub delay: i64,
-    /// 1 is taken first; 0 means none.
+    /// 1 is taken first, before jobs without one; 0 means none.
     pub priority: u32,
-    /// Taken before what waits already.
+    /// Taken before what waits already, jobs with a priority too. With a priority of its own it has no effect.
     pub lifo: bool,
     /// Own id instead of the counter's.
     pub job_id: Option<String>,

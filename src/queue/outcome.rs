@@ -11,6 +11,10 @@ use super::{Added, Event, EventStream, NewJob, Queue, QueueError, State};
 const LOOK: Duration = Duration::from_secs(5);
 /// Before another subscription when one was cut.
 const AGAIN: Duration = Duration::from_secs(1);
+/// That a job is removed is told by nobody, but is cheap to ask.
+const EXISTS: Duration = Duration::from_secs(1);
+/// Longest wait, so that its end is a time that can be told.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +41,7 @@ impl Queue {
     pub async fn outcome(&self, id: &str, limit: Duration) -> Result<Option<Outcome>, QueueError> {
         super::keys::check_id(id)?;
         let events = self.events().await.ok();
-        self.wait(id, events, Instant::now() + limit).await
+        self.wait(id, events, Instant::now() + limit.min(LONGEST)).await
     }
 
     /// Adds a job and waits for its outcome, at most for `limit`: none then. Nothing is missed, even when the job is removed as it
@@ -48,25 +52,33 @@ impl Queue {
     pub async fn add_and_wait(&self, job: &NewJob, limit: Duration) -> Result<(Added, Option<Outcome>), QueueError> {
         let events = self.events().await?;
         let added = self.add(job).await?;
-        let outcome = self.wait(added.id(), Some(events), Instant::now() + limit).await?;
+        let outcome = self.wait(added.id(), Some(events), Instant::now() + limit.min(LONGEST)).await?;
         Ok((added, outcome))
     }
 
     async fn wait(&self, id: &str, mut events: Option<EventStream>, end: Instant) -> Result<Option<Outcome>, QueueError> {
-        let mut pause = LOOK;
-        for look in 0_u32.. {
+        let mut was_missing = false;
+        loop {
+            let mut pause = LOOK;
             let last = Instant::now() >= end;
             match self.look_for_outcome(id).await {
                 Ok(Some(outcome)) => return Ok(Some(outcome)),
                 Ok(None) if last => return Ok(None),
                 Ok(None) => {}
                 // Perhaps removed as it ended, and its message is on its way.
-                Err(QueueError::Missing(_)) if look == 0 && events.is_some() => pause = AGAIN,
+                Err(QueueError::Missing(_)) if !was_missing && !last && events.is_some() => {
+                    (was_missing, pause) = (true, AGAIN);
+                }
                 Err(QueueError::Redis(_)) if !last => {}
                 Err(error) => return Err(error),
             }
             let next_look = end.min(Instant::now() + pause);
-            match tokio::time::timeout_at(next_look, hear(events.as_mut(), id)).await {
+            let heard = tokio::time::timeout_at(next_look, hear(events.as_mut(), id));
+            let heard = tokio::select! {
+                heard = heard => heard,
+                () = self.vanishes(id), if !was_missing => continue,
+            };
+            match heard {
                 Ok(Some(outcome)) => return Ok(Some(outcome)),
                 Ok(None) => {
                     tokio::time::sleep_until(next_look.min(Instant::now() + AGAIN)).await;
@@ -75,7 +87,17 @@ impl Queue {
                 Err(_) => {}
             }
         }
-        Ok(None)
+    }
+
+    /// Returns when there is no job `id`.
+    async fn vanishes(&self, id: &str) {
+        loop {
+            tokio::time::sleep(EXISTS).await;
+            let Ok(mut connection) = self.connection().await else { continue };
+            if let Ok(false) = redis::Cmd::exists(self.keys().job(id)).query_async::<bool>(&mut connection).await {
+                return;
+            }
+        }
     }
 
     async fn look_for_outcome(&self, id: &str) -> Result<Option<Outcome>, QueueError> {

@@ -13,6 +13,10 @@ use super::options::{self, JobOptions};
 use super::scripts::NO_MORE;
 use super::{Queue, QueueError, scripts};
 use crate::clock::Millis;
+use crate::cron;
+
+/// Longest period in milliseconds, some 140 000 years: beyond it a time cannot be told.
+const LONGEST_PERIOD: u64 = 1 << 52;
 
 /// When a job repeats. Either `cron` or `every` is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,7 +90,8 @@ impl Repeat {
     }
 
     /// The slot after `previous`, the slot of the run just taken; none when the schedule is over. Slots that
-    /// were missed are skipped. `next_match` finds the first match of an expression in a zone strictly after a time.
+    /// were missed are skipped. `next_match` finds the first match of an expression in a zone strictly after a time:
+    /// [`crate::cron::next_run`] does, in Bull's dialect.
     ///
     /// # Errors
     /// [`QueueError::InvalidSchedule`] when neither or both of `cron` and `every` are set, or as `next_match` says.
@@ -112,6 +117,23 @@ impl Repeat {
             (None, Some(every)) => Ok((base / every).checked_mul(every).and_then(|slot| slot.checked_add(every))),
             (Some(_), Some(_)) => Err(QueueError::InvalidSchedule("it has both `cron` and `every`; give one".into())),
             (None, None) => Err(QueueError::InvalidSchedule("it has neither `cron` nor a positive `every`".into())),
+        }
+    }
+
+    /// Refuses a schedule that no worker could run.
+    fn check(&self, now: Millis) -> Result<(), QueueError> {
+        let refused = |reason: String| Err(QueueError::InvalidSchedule(reason));
+        if self.limit == Some(0) {
+            return refused("its `limit` is 0, so it never runs; leave it out or give a positive number".into());
+        }
+        if self.every.is_some_and(|every| every > LONGEST_PERIOD) {
+            return refused(format!("its `every` is more than {LONGEST_PERIOD} ms"));
+        }
+        // Neither end nor number of runs matter here: a schedule that is over stays over.
+        let forever = Repeat { end: None, limit: None, ..self.clone() };
+        match forever.next_slot(None, now, cron::next_run)? {
+            Some(_) => Ok(()),
+            None => refused(format!("`{}` never fires", self.cron.as_deref().unwrap_or_default())),
         }
     }
 
@@ -184,6 +206,8 @@ pub struct RepeatEntry {
     pub every: Option<u64>,
     /// Next slot.
     pub next: Millis,
+    /// Why our workers cannot run it, as far as its key tells: the run that is pending, if any, is the last.
+    pub problem: Option<String>,
 }
 
 impl RepeatEntry {
@@ -202,8 +226,20 @@ impl RepeatEntry {
             cron: part(4).map(str::to_owned),
             every: part(3).filter(|_| !has_cron).and_then(|ms| ms.parse().ok()),
             next,
+            problem: problem(key, next),
         }
     }
+}
+
+/// What is wrong with the times in a key. They are its last parts, whatever name and id hold.
+fn problem(key: &str, next: Millis) -> Option<String> {
+    let mut parts = key.rsplit(':');
+    let times = parts.next()?;
+    let repeat = match times.parse() {
+        Ok(every) => Repeat::every(every),
+        Err(_) => Repeat::cron(times, parts.next().filter(|zone| !zone.is_empty())),
+    };
+    repeat.check(next).err().map(|error| error.to_string())
 }
 
 /// One run, before it is stored.
@@ -232,10 +268,12 @@ enum When {
 
 impl Queue {
     /// Makes sure that a schedule stands and has a pending run: adds the one for `slot` when none is pending.
-    /// Safe to call by several programs and at every start. `previous` is the last run known, for the count.
+    /// Safe to call by several programs and at every start. `previous` is the last run known, for the count. `slot` is what
+    /// [`Repeat::next_slot`] says; a [`super::Consumer`] that takes the run arms the next one.
     ///
     /// # Errors
-    /// [`QueueError::WrongType`], or Redis's.
+    /// [`QueueError::InvalidSchedule`] when it cannot run, with nothing written: neither or both of `cron` and `every`, a limit of 0,
+    /// an expression that cannot be read or never fires, a time zone that nobody knows. [`QueueError::WrongType`], or Redis's.
     pub async fn arm(
         &self,
         repeat: &Repeat,
@@ -245,6 +283,7 @@ impl Queue {
         slot: Millis,
         previous: Option<&Job>,
     ) -> Result<Armed, QueueError> {
+        repeat.check(self.clock().now())?;
         let mut repeat = repeat.clone();
         // As Bull: an id given for the job names the schedule.
         repeat.id = repeat.id.or_else(|| options.job_id.clone());
@@ -273,7 +312,7 @@ impl Queue {
     /// of them stands if this is broken off: call it again.
     ///
     /// # Errors
-    /// [`QueueError::WrongType`], or Redis's.
+    /// As [`Queue::arm`].
     pub async fn set_schedule(
         &self,
         id: &str,

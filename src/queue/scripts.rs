@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{ToRedisArgs, Value};
+use redis::{Arg, ToRedisArgs, Value};
 
 use super::{Queue, QueueError};
 use crate::clock::Millis;
@@ -36,6 +36,7 @@ scripts! {
     TAKE_LIMITED 11 "running.lua" "finishing.lua" "placing.lua" "settling.lua" "take_limited.lua";
     RENEW 6 "renew.lua";
     READ 6 "read.lua";
+    COUNTS 11 "placing.lua" "counts.lua";
     LOG 6 "log.lua";
     SET_FIELD 6 "set_field.lua";
     ADD 9 "placing.lua" "add.lua";
@@ -129,7 +130,7 @@ pub(super) fn text_of(value: Value) -> String {
 impl Queue {
     /// `script` with what all of them are given, the queue's keys, its prefix, our publisher's token and the time, and with
     /// `more` keys.
-    pub(super) fn call(&self, script: &'static Script, more: &[impl AsRef<str>]) -> Call {
+    pub(super) fn call(&self, script: &'static Script, more: &[impl AsRef<[u8]>]) -> Call {
         let mut command = redis::Cmd::with_capacity(40, 2048);
         command.arg("EVALSHA").arg(script.text.get_hash()).arg(script.block + more.len());
         for key in &self.keys().block()[..script.block] {
@@ -146,6 +147,11 @@ impl Queue {
     /// Runs a script; `id` is the job it is about, for the refusals.
     pub(super) async fn run(&self, id: &str, call: &Call) -> Result<Answer, QueueError> {
         let mut connection = self.connection().await?;
+        let pieces = call.command.args_iter().filter_map(|piece| match piece {
+            Arg::Simple(piece) => Some(piece),
+            _ => None,
+        });
+        self.redis().check_pieces(pieces).await?;
         let mut tries = 0;
         let values: Vec<Value> = loop {
             tries += 1;

@@ -47,7 +47,8 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
 }
 
 impl Queue {
-    /// Takes the next job for the run that `token` names, and locks it. Does not wait.
+    /// Takes the next job for the run that `token` names, and locks it. Does not wait. A lock of less than a millisecond, here and
+    /// in [`Queue::renew`], counts as one, and of more than 2^52 as that.
     ///
     /// When the connection breaks during the call, the job may have been taken: it comes back when
     /// its lock has run out ([`Queue::recover_stalled`]).

@@ -9,7 +9,8 @@
 //! With `rediss` in front of it everything is encrypted, sentinels too. Parameters: `sslrootcert=/path/ca.pem` trusts
 //! that authority instead of the system's (the word of the databases' URLs); `sentinel-user` and `sentinel-password`
 //! are for sentinels that want a login of their own. `#insecure` encrypts and believes any certificate. Lettuce's form of
-//! a sentinel URL, `…/database#master`, is understood too.
+//! a sentinel URL, `…/database#master`, is understood too. Whatever else a URL holds is refused: a parameter that is not
+//! understood is one that somebody counts on. A reason ends with the way out.
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates};
@@ -17,6 +18,21 @@ use std::time::Duration;
 use url::Url;
 
 use crate::redact;
+
+/// How to write the address of one server.
+const ONE: &str = "redis://host:6379/0";
+/// That of sentinels.
+const SENTINELS: &str = "redis-sentinel://host:26379/mymaster/0";
+/// That of a cluster.
+const CLUSTER: &str = "redis-cluster://host:6379,host:6379";
+/// What is behind a `@` is taken for a part of the address, since a character of the login ends it.
+const UNFIT_PASSWORD: &str =
+    "it cannot be read; if its password holds such characters, write `/` in it as %2F, `?` as %3F, `#` as %23 and `@` as %40";
+
+/// Parameters of every URL but a socket's.
+const PARAMETERS: &[&str] = &["sslrootcert", "protocol"];
+const SENTINEL_PARAMETERS: &[&str] = &["sentinel-user", "sentinel-password"];
+const SOCKET_PARAMETERS: &[&str] = &["db", "user", "pass", "protocol"];
 
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +54,10 @@ impl std::fmt::Display for Node {
 /// How the server is found.
 #[derive(Clone)]
 pub(super) enum Kind {
-    /// At the address given, or at the one that a cluster's node names.
+    /// At the address given, or at the one that it names as a cluster's node.
     Direct,
+    /// At one of the addresses given, which are nodes of a cluster, or at the one that it names.
+    Cluster,
     /// Sentinels tell where it is.
     Sentinel {
         /// The name that they know it by.
@@ -62,18 +80,29 @@ pub(super) struct Address {
 impl Address {
     /// Reads a URL; the reason when it cannot be used.
     pub(super) fn parse(text: &str) -> Result<Address, String> {
-        let Some((scheme, rest)) = text.split_once("://") else { return Err("it has no scheme".to_owned()) };
+        let Some((scheme, rest)) = text.split_once("://") else { return Err(format!("it has no scheme; write {ONE}")) };
         let (base, form) = scheme.split_once(['-', '+']).unwrap_or((scheme, ""));
-        match (base, form) {
-            ("redis" | "rediss", "sentinel") => Self::many(base, rest, 26379, Self::sentinels),
-            ("redis" | "rediss", "cluster") => Self::many(base, rest, 6379, |url| Ok((Kind::Direct, url))),
+        let is_ours = matches!(base, "redis" | "rediss");
+        // Where the address ends, and where its parameters begin.
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let is_cut = is_ours && form != "unix" && !rest[..end].contains('@') && rest[end..].contains('@');
+        let read = match form {
+            "sentinel" if is_ours => Self::many(base, rest, 26379, Self::sentinels),
+            "cluster" if is_ours => Self::many(base, rest, 6379, Self::cluster),
             _ => Self::one(text),
+        };
+        // An `@` behind that end is a login's, unless it is a parameter's.
+        let before_parameters = rest[end..].split(['?', '#']).next().unwrap_or_default();
+        match read {
+            Ok(_) if is_cut && before_parameters.contains('@') => Err(UNFIT_PASSWORD.to_owned()),
+            Err(_) if is_cut => Err(UNFIT_PASSWORD.to_owned()),
+            other => other,
         }
     }
 
     fn one(text: &str) -> Result<Address, String> {
-        let url = Url::parse(text).map_err(|e| e.to_string())?;
-        let template = template(&url)?;
+        let url = Url::parse(text).map_err(|e| format!("{e}; write {ONE}"))?;
+        let template = template(&url, &[], ONE)?;
         let seeds = match template.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 vec![Node { host: host.clone(), port: *port }]
@@ -85,19 +114,28 @@ impl Address {
 
     /// A URL with several hosts; `read` takes out of it what is special, and leaves that of one server.
     fn many(base: &str, rest: &str, port: u16, read: fn(Url) -> Result<(Kind, Url), String>) -> Result<Address, String> {
+        let (parameters, example) = if port == 26379 { (SENTINEL_PARAMETERS, SENTINELS) } else { (&[][..], CLUSTER) };
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
         let at = if login.is_empty() { "" } else { "@" };
         let mut seeds = Vec::new();
         for host in hosts.split(',') {
-            let url = Url::parse(&format!("redis://{host}")).map_err(|e| format!("`{host}` is no host: {e}"))?;
-            let name = url.host_str().filter(|name| !name.is_empty()).ok_or("a host is empty")?;
+            let url = Url::parse(&format!("redis://{host}")).map_err(|e| format!("`{host}` is no host: {e}; write {example}"))?;
+            let name =
+                url.host_str().filter(|name| !name.is_empty()).ok_or_else(|| format!("a host is empty; write {example}"))?;
             let host = name.trim_matches(['[', ']']).to_owned();
             seeds.push(Node { host, port: url.port().unwrap_or(port) });
         }
-        let url = Url::parse(&format!("{base}://{login}{at}{}{tail}", seeds[0])).map_err(|e| e.to_string())?;
+        let url = Url::parse(&format!("{base}://{login}{at}{}{tail}", seeds[0])).map_err(|e| format!("{e}; write {example}"))?;
         let (kind, url) = read(url)?;
-        Ok(Address { template: template(&url)?, seeds, kind })
+        Ok(Address { template: template(&url, parameters, example)?, seeds, kind })
+    }
+
+    fn cluster(url: Url) -> Result<(Kind, Url), String> {
+        match url.path().trim_matches('/') {
+            "" | "0" => Ok((Kind::Cluster, url)),
+            _ => Err("a cluster has database 0 only: leave the number out".to_owned()),
+        }
     }
 
     fn sentinels(mut url: Url) -> Result<(Kind, Url), String> {
@@ -108,7 +146,7 @@ impl Address {
             (Some(master), [database]) => (master, database.clone()),
             (None, [master]) => (master.clone(), String::new()),
             (None, [master, database]) => (master.clone(), database.clone()),
-            _ => return Err("it does not name the master as redis-sentinel://host:26379/mymaster/0 does".to_owned()),
+            _ => return Err(format!("it does not name the master as {SENTINELS} does")),
         };
         if url.fragment().is_some_and(|fragment| fragment != "insecure") {
             url.set_fragment(None);
@@ -126,6 +164,15 @@ impl Address {
             }
         }
         Ok((Kind::Sentinel { master, login }, url))
+    }
+
+    /// What stands between `redis` or `rediss` and `://`.
+    pub(super) fn form(&self) -> &'static str {
+        match self.kind {
+            Kind::Direct => "",
+            Kind::Cluster => "-cluster",
+            Kind::Sentinel { .. } => "-sentinel",
+        }
     }
 
     /// Whether it is to be TLS.
@@ -152,17 +199,24 @@ impl Address {
     }
 }
 
-/// The settings of one server's URL, with the certificates that it names.
-fn template(url: &Url) -> Result<ConnectionInfo, String> {
+/// The settings of one server's URL, with the certificates that it names. It may have `more` parameters; `example` is how to
+/// write one.
+fn template(url: &Url, more: &[&str], example: &str) -> Result<ConnectionInfo, String> {
     if let Some(password) = url.password() {
         redact::remember(password);
         redact::remember(&decoded(password));
     }
-    let info = url.clone().into_connection_info().map_err(|e| e.to_string())?.set_tcp_settings(tcp());
+    let info = url.clone().into_connection_info().map_err(|e| format!("{e}; write {example}"))?.set_tcp_settings(tcp());
+    let known = if let ConnectionAddr::Unix(_) = info.addr() { SOCKET_PARAMETERS } else { PARAMETERS };
+    let known: Vec<&str> = known.iter().chain(more).copied().collect();
+    if let Some((unknown, _)) = url.query_pairs().find(|(name, _)| !known.contains(&&**name)) {
+        let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+        return Err(format!("`{unknown}` is no parameter of such a URL; there are {}", known.join(", ")));
+    }
     let root = url.query_pairs().find(|(name, _)| name == "sslrootcert").map(|(_, path)| path.into_owned());
     let ConnectionAddr::TcpTls { .. } = info.addr() else {
         return match root {
-            Some(_) => Err("sslrootcert is for rediss:// only".to_owned()),
+            Some(_) => Err("sslrootcert is for rediss:// only: write that, or leave it out".to_owned()),
             None => Ok(info),
         };
     };
@@ -171,8 +225,8 @@ fn template(url: &Url) -> Result<ConnectionInfo, String> {
     let root_cert = root
         .map(|path| match std::fs::read(&path) {
             Ok(pem) if pem.windows(11).any(|part| part == b"-----BEGIN ") => Ok(pem),
-            Ok(_) => Err(format!("sslrootcert `{path}` holds no certificate in PEM form")),
-            Err(error) => Err(format!("reading sslrootcert `{path}`: {error}")),
+            Ok(_) => Err(format!("sslrootcert `{path}` holds no certificate in PEM form; name a file with the authority's")),
+            Err(error) => Err(format!("reading sslrootcert `{path}`: {error}; name a file with the authority's certificate")),
         })
         .transpose()?;
     let client = redis::Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert });
@@ -203,7 +257,7 @@ mod tests {
     fn read(text: &str) -> (Vec<String>, Option<String>, ConnectionInfo) {
         let address = Address::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
         let master = match &address.kind {
-            Kind::Direct => None,
+            Kind::Direct | Kind::Cluster => None,
             Kind::Sentinel { master, .. } => Some(master.clone()),
         };
         (address.seeds.iter().map(ToString::to_string).collect(), master, address.at(address.seeds.first()))
@@ -254,6 +308,9 @@ mod tests {
             ("redis-sentinel://a,,b/m", "a host is empty"),
             ("redis-cluster://a:port", "invalid port"),
             ("redis://a?sslrootcert=/x", "rediss:// only"),
+            ("redis-sentinel://ann:12/word@b/m", "%2F"),
+            ("redis-cluster://a/3", "database 0 only"),
+            ("redis://a?db=3", "`db` is no parameter"),
             ("rediss://a?sslrootcert=/no/such/file", "reading sslrootcert `/no/such/file`"),
         ] {
             let error = Address::parse(text).err().unwrap_or_else(|| panic!("{text} was taken"));

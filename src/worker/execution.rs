@@ -20,6 +20,7 @@ use super::target_lock::{TargetLock, TargetLockError};
 use super::{Timing, chain};
 use crate::queue::{Failed, Failure, Job, Queue, QueueError, Renewed};
 use crate::redact::scrub;
+use crate::redis::RedisError;
 
 /// How long a handler that was told to stop may take before it is dropped. Well below the
 /// shutdown deadline, because handing the job back comes after it.
@@ -281,7 +282,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Settles the job, asking again while Redis does not answer: the lock is kept meanwhile, so no
 /// other run takes it. When the process has to end, the lock's expiry does the rest.
-async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, verdict: Verdict) -> Ended {
+async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, mut verdict: Verdict) -> Ended {
     let name = around.queue.name();
     let mut stopping_since = None;
     let mut tries = 0_u32;
@@ -297,6 +298,12 @@ async fn settle(around: &Surroundings, job: &Job, token: &str, attempt: u32, ver
                 if tries < 3
                     && matches!(around.queue.renew(&job.id, token, around.timing.lock).await, Ok(held) if held != Renewed::Lost) =>
                 {}
+            // It would be refused again and again, and be as large after another run.
+            QueueError::Redis(RedisError::TooLarge { .. }) if matches!(verdict, Verdict::Done(_)) => {
+                let reason = format!("the result cannot be stored: {error}");
+                verdict = Verdict::Fail { reason, detail: String::new(), retry: false };
+                continue;
+            }
             QueueError::Redis(_) => {}
             _ => {
                 // After an answer that got lost, the transition may have happened all the same.

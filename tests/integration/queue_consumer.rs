@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bullwork::clock::Clock;
-use bullwork::queue::{ActiveJob, Backoff, Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Queue, State};
+use bullwork::queue::{
+    ActiveJob, Admission, Backoff, Consumer, ConsumerOptions, Failure, JobOptions, Limiter, NewJob, Queue, State, Taken,
+};
 use bullwork::redis::Redis;
 use serde_json::{Value, json};
 
@@ -279,4 +281,188 @@ async fn an_idle_consumer_asks_redis_less_than_once_a_second() {
     let commands = sent(&mut connection).await - before - 1;
     assert!((1..=11).contains(&commands), "{commands} commands in 11 s");
     consumer.stop(SOON).await;
+}
+
+/// Such a result cut the connection that all share, again and again, and its job stalled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_redis_does_not_take_is_a_failed_attempt_and_harms_no_other_job() {
+    let server = RedisServer::start_with(&["--proto-max-bulk-len", "1mb"]);
+    let rights = ["allchannels", "~bull:*", "~bullwork:*", "+@all", "-@admin", "-@dangerous"];
+    let needed = ["+client|setname", "+client|id", "+client|unblock"];
+    server.command(&[&["ACL", "SETUSER", "ann", "on", ">right-word"], &rights[..], &needed[..]].concat()).await;
+    // One may ask for the limit, the other may not.
+    let few = format!("redis://ann:right-word@127.0.0.1:{}", server.port);
+    for (url, named) in [(server.url(), "proto-max-bulk-len, 1048576 bytes"), (few, "proto-max-bulk-len")] {
+        let queue = Queue::new(Redis::new(&url).unwrap(), "bull", "mails", Clock::System);
+        let consumer = Consumer::start(&queue, options(2), |job| async move {
+            tokio::time::sleep(Duration::from_millis(job.data["ms"].as_u64().unwrap_or(0))).await;
+            let size = job.data["size"].as_u64().unwrap_or(0) as usize;
+            if job.data["fails"] == json!(true) { Err(Failure::new("x".repeat(size))) } else { Ok(json!("x".repeat(size))) }
+        });
+        let beside = add(&queue, json!({"ms": 1500}), 1).await;
+        reaches(&queue, &beside, State::Active).await;
+        let before = connections(&server).await;
+        let started = std::time::Instant::now();
+        let large = add(&queue, json!({"size": 3_000_000}), 2).await;
+        reaches(&queue, &large, State::Failed).await;
+        let failing = add(&queue, json!({"size": 3_000_000, "fails": true}), 1).await;
+        reaches(&queue, &failing, State::Failed).await;
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        for (id, attempts) in [(&large, 2), (&failing, 1)] {
+            let job = queue.job(id).await.unwrap().unwrap();
+            let reason = job.failed_reason.unwrap();
+            assert!(
+                reason.contains("3000") && reason.contains(named) && reason.len() < 5000,
+                "{}",
+                &reason[..reason.len().min(500)]
+            );
+            assert_eq!((job.attempts_made, job.stalled_counter), (attempts, 0));
+        }
+        reaches(&queue, &beside, State::Completed).await;
+        let opened = connections(&server).await - before;
+        assert!(opened <= 12, "{opened} connections were opened");
+        let fits = add(&queue, json!({"size": 500_000}), 1).await;
+        reaches(&queue, &fits, State::Completed).await;
+        for id in [&beside, &fits] {
+            assert_eq!(queue.job(id).await.unwrap().unwrap().attempts_made, 0, "job {id} was not harmed");
+        }
+        // Neither are callers of everything else.
+        let big = json!({"text": "x".repeat(3_000_000)});
+        for refused in [
+            queue.add(&NewJob::unnamed(big.clone(), JobOptions::default())).await.map(drop),
+            queue.update_data(&fits, &big).await,
+            queue.set_progress(&fits, &big).await,
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("3000") && error.contains(named), "{error}");
+        }
+        consumer.stop(SOON).await;
+    }
+}
+
+/// Connections that were opened so far.
+async fn connections(server: &RedisServer) -> u64 {
+    let mut connection = server.connection().await;
+    let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("total_connections_received:")?.parse().ok()).expect("it counts them")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_beyond_all_bounds_are_brought_within() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let (none, most) = (Duration::ZERO, Duration::MAX);
+    for (concurrency, lock, stall_check) in [(0, none, none), (usize::MAX, most, most)] {
+        let options = ConsumerOptions { concurrency, lock, stall_check, max_stalled: 1 };
+        let consumer = Consumer::start(&queue, options, |_| async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok(json!("done"))
+        });
+        let id = add(&queue, json!({}), 1).await;
+        reaches(&queue, &id, State::Completed).await;
+        let job = queue.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.stalled_counter, job.attempts_made), (0, 0), "{options:?}");
+        assert!(matches!(queue.outcome(&id, most).await.unwrap(), Some(bullwork::queue::Outcome::Completed { .. })));
+        let commands = commands(&server).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let sent = self::commands(&server).await - commands;
+        // Those that scripts call are counted as well.
+        assert!(sent < 1000, "{sent} commands in a second by a consumer that has nothing to do");
+        consumer.stop(most).await;
+    }
+    for limiter in [Limiter::new(0, none), Limiter::new(u64::MAX, most)] {
+        let limited = queue.with_limiter(limiter.clone());
+        let _: redis::Value = server.command(&["DEL", "bull:mails:limiter"]).await;
+        let id = add(&limited, json!({}), 1).await;
+        let taken = limited.take("t", most, Admission::Any).await.unwrap();
+        assert!(matches!(&taken, Taken::Job(job) if job.id == id), "{limiter:?}: {taken:?}");
+    }
+}
+
+/// Commands that were done so far.
+async fn commands(server: &RedisServer) -> u64 {
+    let mut connection = server.connection().await;
+    let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("total_commands_processed:")?.parse().ok()).expect("it counts them")
+}
+
+/// What is logged, from now on, by the whole process: each test has one of its own.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn start() -> Logged {
+        let logged = Logged::default();
+        let writer = logged.clone();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+        logged
+    }
+
+    async fn tells(&self, wanted: &str) {
+        let found = || String::from_utf8_lossy(&self.0.lock().unwrap()).contains(wanted);
+        eventually(&format!("`{wanted}` is logged"), SOON, async || found()).await;
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_lost_its_job_tells_where_that_is() {
+    let server = RedisServer::start();
+    let (queue, logged) = (queue(&server), Logged::start());
+    let consumer = consume(&queue, 3, &Runs::default());
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(add(&queue, json!({"ms": 600_000}), 1).await);
+    }
+    for id in &ids {
+        reaches(&queue, id, State::Active).await;
+    }
+    server.command(&["SET", &format!("bull:mails:{}:lock", ids[0]), "another's"]).await;
+    logged.tells("job 1 in mails is another worker's now: its run was dropped").await;
+    // As bull-repl's `complete`.
+    server.command(&["LREM", "bull:mails:active", "0", &ids[1]]).await;
+    server.command(&["ZADD", "bull:mails:completed", "1", &ids[1]]).await;
+    logged.tells("job 2 in mails is completed already: its run was dropped").await;
+    server.command(&["FLUSHALL"]).await;
+    logged.tells("job 3 in mails is gone: somebody deleted it; its run was dropped").await;
+    consumer.stop(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_schedule_that_cannot_be_used_is_told_where_its_last_run_is_looked_at() {
+    let server = RedisServer::start();
+    let (queue, logged) = (queue(&server), Logged::start());
+    for (n, (key, repeat)) in [
+        ("__default__:::0", json!({"every": 0, "key": "__default__:::0"})),
+        ("__default__::::61 * * * *", json!({"cron": "61 * * * *", "key": "__default__::::61 * * * *"})),
+        ("__default__:::Mars:0 3 * * *", json!({"cron": "0 3 * * *", "tz": "Mars", "key": "__default__:::Mars:0 3 * * *"})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        server.command(&["ZADD", "bull:mails:repeat", "1", key]).await;
+        let other = json!({"repeat": repeat, "prevMillis": 1}).as_object().unwrap().clone();
+        let id = format!("repeat:{n}:1");
+        let options = JobOptions { job_id: Some(id.clone()), other, ..JobOptions::default() };
+        queue.add(&NewJob::unnamed(json!({}), options)).await.unwrap();
+        let consumer = consume(&queue, 1, &Runs::default());
+        reaches(&queue, &id, State::Completed).await;
+        consumer.stop(SOON).await;
+        logged.tells(&format!("job {id} is the last run of its schedule: schedule `{key}` will not run again")).await;
+        let lines = queue.logs(&id, 0, -1).await.unwrap();
+        assert!(lines.len() == 1 && lines[0].contains(key) && lines[0].contains("the schedule cannot be used"), "{lines:?}");
+        let standing = queue.schedules().await.unwrap();
+        assert!(standing[0].problem.as_deref().is_some_and(|problem| lines[0].contains(problem)), "{standing:?}");
+        assert!(queue.remove_schedule(key).await.unwrap());
+    }
 }

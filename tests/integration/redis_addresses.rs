@@ -1,4 +1,4 @@
-//! What `REDIS_URL` can say, against real servers: TLS, users, databases; and what wrong ones are answered.
+//! What the URL of a Redis can say, against real servers: TLS, users, databases; and what wrong ones are answered.
 
 use std::process::Command;
 use std::time::Duration;
@@ -103,16 +103,40 @@ async fn a_user_with_few_rights_works_in_the_database_of_the_url() {
     assert!(elsewhere == 0 && there > 0, "{elsewhere} keys in database 0, {there} in 3");
 }
 
+/// `PING` was missing in the list of rights, and a connection that was idle was opened anew each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_no_rights_but_those_of_the_documentation_is_served() {
+    let server = RedisServer::start();
+    let classes = ["on", ">right-word", "allchannels", "~bull:*", "~bullwork:*", "-@all", "+@read", "+@write", "+@scripting"];
+    let more =
+        ["+@transaction", "+@pubsub", "+ping", "+select", "+client|setname", "+client|id", "+client|unblock", "+client|list"];
+    server.command(&[&["ACL", "SETUSER", "ann"], &classes[..], &more[..]].concat()).await;
+    let url = format!("redis://ann:right-word@127.0.0.1:{}/3", server.port);
+    serves(&url).await;
+    let queue = Queue::new(Redis::new(&url).unwrap(), "bull", "mails", Clock::System);
+    assert!(queue.workers().await.unwrap().is_empty());
+    queue.pause().await.unwrap();
+    let opened = async || -> u64 {
+        let mut connection = server.connection().await;
+        let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+        info.lines().find_map(|line| line.strip_prefix("total_connections_received:")?.parse().ok()).expect("it counts them")
+    };
+    let before = opened().await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    queue.resume().await.unwrap();
+    assert_eq!(opened().await - before, 1, "our own; the idle connection is used again");
+}
+
 #[tokio::test]
 async fn wrong_users_passwords_databases_and_addresses_are_named_without_secrets() {
     let server = RedisServer::start_with(&["--requirepass", "right-word"]);
     let at = format!("127.0.0.1:{}", server.port);
     let nobody = free_port();
     for (url, parts) in [
-        (format!("redis://:wrong-word@{at}"), ["redis://:***@", "user or password is wrong: correct them in REDIS_URL"]),
-        (format!("redis://eve:right-word@{at}"), ["redis://eve:***@", "user or password is wrong: correct them in REDIS_URL"]),
-        (format!("redis://{at}/3"), [&at, "it wants a password: put user and password into REDIS_URL"]),
-        (format!("redis://:right-word@{at}/77"), ["redis://:***@", "the database number in REDIS_URL is too high"]),
+        (format!("redis://:wrong-word@{at}"), ["redis://:***@", "user or password is wrong: correct them in the URL"]),
+        (format!("redis://eve:right-word@{at}"), ["redis://eve:***@", "user or password is wrong: correct them in the URL"]),
+        (format!("redis://{at}/3"), [&at, "it wants a password: put user and password into the URL"]),
+        (format!("redis://:right-word@{at}/77"), ["redis://:***@", "the database number in the URL is too high"]),
         (format!("redis://127.0.0.1:{nobody}"), ["redis://127.0.0.1", "refused"]),
     ] {
         let error = refusal(&url).await;
@@ -126,4 +150,43 @@ async fn a_server_that_wants_a_password_says_so_before_the_first_command() {
     let queue = Queue::new(Redis::new(&server.url()).unwrap(), "bull", "mails", Clock::System);
     let error = queue.counts().await.unwrap_err().to_string();
     assert!(error.contains("it wants a password") && error.contains(&server.url()), "{error}");
+}
+
+#[test]
+fn a_url_that_cannot_be_used_is_told_masked_and_with_the_way_out_that_fits() {
+    for (url, parts) in [
+        ("", &["the Redis URL `` cannot be used: it has no scheme", "write redis://host:6379/0"][..]),
+        ("redis-sentinel://a:26379", &["`redis-sentinel://a:26379`", "redis-sentinel://host:26379/mymaster/0"]),
+        ("rediss://a?sslrootcert=/no/such", &["reading sslrootcert `/no/such`", "name a file"]),
+        ("redis://:right/word@host:6379", &["write `/` in it as %2F"]),
+        ("redis://ann:12/word@host:6379", &["write `/` in it as %2F"]),
+        ("redis://:a#b?word@host:6379", &["`#` as %23", "`?` as %3F"]),
+        ("redis-sentinel://:right/word@host,host/m", &["write `/` in it as %2F"]),
+        ("redis://a?sslrootcrt=/x", &["`sslrootcrt`", "sslrootcert"]),
+        ("rediss://a?timeout=5", &["`timeout`", "sslrootcert"]),
+        ("redis-sentinel://a/m?sentinel-pass=right-word", &["`sentinel-pass`", "sentinel-user", "sentinel-password"]),
+        ("redis-cluster://a?sentinel-user=x", &["`sentinel-user`", "sslrootcert"]),
+        ("unix:///run/redis.sock?password=right-word", &["`password`", "`db`, `user`, `pass`"]),
+    ] {
+        let error = Redis::new(url).expect_err(url).to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{url}: {error}");
+        assert!(!error.contains("REDIS_URL") && !error.contains("word@") && !error.contains("right"), "{url}: {error}");
+        let fits = !url.is_empty() && error.contains("write redis://host:6379/0");
+        assert!(!fits, "advice that does not fit: {error}");
+    }
+    Redis::new("unix:///run/redis.sock?db=3&user=ann&pass=right-word").unwrap();
+}
+
+#[tokio::test]
+async fn sentinel_urls_of_what_is_no_sentinel_are_told_the_way_out() {
+    let server = RedisServer::start();
+    for form in ["redis-sentinel", "rediss-sentinel"] {
+        let error = refusal(&format!("{form}://127.0.0.1:{}/mymaster", server.port)).await;
+        let part = if form.starts_with("rediss") {
+            "write redis-sentinel:// instead of rediss-sentinel://"
+        } else {
+            "it is no sentinel: name the sentinels and their port, 26379 as a rule, or write redis:// and the server's address"
+        };
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -181,3 +181,22 @@ async fn move_slot(nodes: &[RedisServer], key: &str) {
         node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_url_is_for_clusters_only() {
+    let server = RedisServer::start();
+    for hosts in [String::new(), format!(",127.0.0.1:{}", free_port())] {
+        let redis = Redis::new(&format!("redis-cluster://127.0.0.1:{}{hosts}", server.port)).unwrap();
+        for error in [
+            redis.connection().await.err().map(|e| e.to_string()),
+            redis.dedicated().await.err().map(|e| e.to_string()),
+            redis.subscriber().await.err().map(|e| e.to_string()),
+        ] {
+            let error = error.unwrap_or_else(|| panic!("{redis:?} was served"));
+            assert!(error.contains("it is no cluster: write redis:// instead of redis-cluster://"), "{error}");
+        }
+    }
+    let error = Redis::new("redis-cluster://host/3").expect_err("a cluster has one database").to_string();
+    assert!(error.contains("a cluster has database 0 only") && !error.contains("/0"), "{error}");
+    Redis::new("redis-cluster://host/0").expect("it has that one");
+}

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bullwork::clock::Clock;
-use bullwork::queue::{Consumer, ConsumerOptions, JobOptions, NewJob, Queue};
+use bullwork::queue::{
+    Admission, Armed, Consumer, ConsumerOptions, Failure, JobOptions, NewJob, Queue, Renewed, Repeat, State, Taken,
+};
 use bullwork::redis::Redis;
 use serde_json::json;
 
@@ -245,4 +247,78 @@ async fn slow_replies_only_slow_a_consumer_down() {
     let runs = faulty.runs.clone();
     faulty.recovers(SLOW_RECOVERY).await;
     assert!(runs.lock().unwrap().values().all(|count| *count == 1), "locks were renewed in time");
+}
+
+/// Renewals wrote the lock anew, which is refused without memory: the lock ran out, and the job was run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_three_locks_is_completed_once_by_a_redis_without_memory() {
+    let server = RedisServer::start();
+    let queue = Queue::new(Redis::new(&server.url()).unwrap(), "bull", "mails", Clock::System);
+    let job = |n: u64| NewJob::unnamed(json!({ "n": n }), JobOptions { attempts: n as u32, ..JobOptions::default() });
+    queue.add_many(&[job(1), job(2)]).await.unwrap();
+    let (lock, runs) = (Duration::from_secs(1), Arc::new(Mutex::new(HashMap::new())));
+    let options = ConsumerOptions { concurrency: 2, lock, stall_check: lock, max_stalled: 10 };
+    let counting = runs.clone();
+    let consumer = Consumer::start(&queue, options, move |job| {
+        *counting.lock().unwrap().entry(job.id.clone()).or_insert(0) += 1;
+        async move {
+            tokio::time::sleep(lock * 3).await;
+            if job.attempts() == 2 && job.attempts_made == 0 { Err(Failure::new("not yet")) } else { Ok(json!("sent")) }
+        }
+    });
+    let active = async || queue.counts().await.unwrap().active == 2;
+    eventually("both are run", RECOVERY, active).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let done = |id: &'static str| {
+        let queue = queue.clone();
+        async move || queue.state(id).await.unwrap() == Some(State::Completed)
+    };
+    eventually("the first is completed", RECOVERY, done("1")).await;
+    eventually("the second waits for its next try", RECOVERY, async || queue.counts().await.unwrap().waiting == 1).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("the second is completed", RECOVERY, done("2")).await;
+    consumer.stop(RECOVERY).await;
+    assert_eq!(*runs.lock().unwrap(), HashMap::from([("1".to_owned(), 1), ("2".to_owned(), 2)]));
+    for id in ["1", "2"] {
+        assert_eq!(queue.job(id).await.unwrap().unwrap().stalled_counter, 0, "job {id} kept its lock");
+    }
+}
+
+#[tokio::test]
+async fn runs_end_in_every_way_without_memory_and_a_lock_that_ran_out_comes_back() {
+    let server = RedisServer::start();
+    let queue = Queue::new(Redis::new(&server.url()).unwrap(), "bull", "mails", Clock::System);
+    let next = Queue::new(queue.redis().clone(), "bull", "letters", Clock::System);
+    let lock = Duration::from_secs(30);
+    let job = NewJob::unnamed(json!({}), JobOptions { attempts: 2, ..JobOptions::default() });
+    queue.add_many(&vec![job.clone(); 6]).await.unwrap();
+    let mut jobs = Vec::new();
+    for token in ["a", "b", "c", "d", "e", "f"] {
+        let Taken::Job(job) = queue.take(token, lock, Admission::Any).await.unwrap() else { panic!("six wait") };
+        jobs.push(job);
+    }
+    let (tick, every) = (Queue::new(queue.redis().clone(), "bull", "tick", Clock::System), Repeat::every(60_000));
+    tick.arm(&every, "tick", &json!({}), &JobOptions::default(), Clock::System.now() - 1, None).await.unwrap();
+    let Taken::Job(run) = tick.take("a", lock, Admission::Any).await.unwrap() else { panic!("its time has come") };
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for (job, token) in jobs.iter().zip(["a", "b", "c", "d", "e", "f"]) {
+        assert_eq!(queue.renew(&job.id, token, lock).await.unwrap(), Renewed::Held);
+    }
+    server.command(&["DEL", "bull:mails:1:lock"]).await;
+    assert_eq!(queue.renew("1", "a", lock).await.unwrap(), Renewed::Held, "nobody took it meanwhile");
+    queue.complete(&jobs[0], "a", &json!(1), None).await.unwrap();
+    let completed = queue.complete(&jobs[1], "b", &json!(1), Some((&next, &job))).await.unwrap();
+    assert_eq!(next.state(&completed.successor.unwrap()).await.unwrap(), Some(State::Waiting));
+    queue.fail(&jobs[2], "c", &Failure { retry: false, ..Failure::new("out of paper") }).await.unwrap();
+    queue.hand_back(&jobs[3], "d").await.unwrap();
+    queue.snooze(&jobs[4], "e", lock).await.unwrap();
+    queue.with_metrics(10).complete(&jobs[5], "f", &json!(1), None).await.unwrap();
+    let counts = queue.counts().await.unwrap();
+    assert_eq!((counts.completed, counts.failed, counts.waiting, counts.delayed, counts.active), (3, 1, 1, 1, 0), "{counts:?}");
+    let slot = Clock::System.now() + 60_000;
+    assert_eq!(
+        tick.next_of(&run, slot).await.unwrap(),
+        Armed::Added { id: format!("{}{slot}", &run.id[..run.id.len() - 13]), slot }
+    );
+    assert!(tick.arm(&every, "other", &json!({}), &JobOptions::default(), slot, None).await.is_err(), "a new one takes memory");
 }

@@ -493,3 +493,17 @@ async fn a_run_tells_whose_session_it_waits_for_on_the_target() {
     let again = bullwork::worker::target_lock::TargetLock::acquire(&target, &run);
     assert!(tokio::time::timeout(Duration::from_secs(5), again).await.unwrap().is_ok());
 }
+
+/// It takes without blocking, so it has no connection that is named for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_listed_while_it_serves_its_queue() {
+    let bench = Bench::start();
+    let worker = Worker::start(&bench, None);
+    let listed = async || bench.queue.workers().await.unwrap().len();
+    eventually("it is listed", SOON, async || listed().await == 1).await;
+    let id = bench.add(json!({})).await;
+    bench.reaches(&id, State::Completed).await;
+    assert_eq!(listed().await, 1);
+    worker.stop().await;
+    eventually("it is not listed any more", SOON, async || listed().await == 0).await;
+}

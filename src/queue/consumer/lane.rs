@@ -10,11 +10,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{ActiveJob, Running, Shared};
-use crate::queue::{Admission, Failure, Job, QueueError, Repeat, Taken};
+use crate::queue::{Admission, Failure, Job, QueueError, Repeat, State, Taken};
+use crate::redis::RedisError;
 use crate::{cron, identity};
 
 /// Between two tries to settle a job while Redis is away.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Characters that stay of a reason that is too large to be stored.
+const SHORT_REASON: usize = 1000;
 
 /// How a handler ended.
 enum End {
@@ -22,7 +26,7 @@ enum End {
     Failed(Failure),
     /// Somebody cancelled the job.
     Cancelled(String),
-    /// The job is another worker's now.
+    /// The job is not this run's any more.
     Lost,
     /// The consumer stops.
     Abandoned,
@@ -85,7 +89,7 @@ async fn handle(shared: &Shared, active: ActiveJob, lost: &CancellationToken) ->
 
 /// Tells Redis how the run ended, again and again while Redis is away, until the lock must have run out. The next job and
 /// its token, when one was taken.
-async fn settle(shared: &Shared, job: &Job, token: &str, end: End) -> Option<(Job, String)> {
+async fn settle(shared: &Shared, job: &Job, token: &str, mut end: End) -> Option<(Job, String)> {
     let queue = &shared.queue;
     let started = Instant::now();
     let next = identity::new_token();
@@ -102,13 +106,24 @@ async fn settle(shared: &Shared, job: &Job, token: &str, end: End) -> Option<(Jo
             }
             End::Abandoned => queue.hand_back(job, token).await.map(|()| Taken::Empty),
             End::Lost => {
-                tracing::warn!("job {} in {} is another worker's now: its run was dropped", job.id, queue.name());
+                let place = match queue.state(&job.id).await {
+                    Ok(None) => "is gone: somebody deleted it;".to_owned(),
+                    Ok(Some(State::Active)) => "is another worker's now:".to_owned(),
+                    Ok(Some(ended @ (State::Completed | State::Failed))) => format!("is {ended} already:"),
+                    Ok(Some(state)) => format!("is {state} again:"),
+                    Err(_) => "is not this run's any more:".to_owned(),
+                };
+                tracing::warn!("job {} in {} {place} its run was dropped", job.id, queue.name());
                 return None;
             }
         };
         match settled {
             Ok(Taken::Job(job)) => return Some((*job, next)),
             Ok(_) => break,
+            // It would be refused again and again.
+            Err(QueueError::Redis(error @ RedisError::TooLarge { .. })) if let Some(smaller) = instead(&end, &error) => {
+                end = End::Failed(smaller);
+            }
             Err(QueueError::Redis(_)) if started.elapsed() < shared.options.lock => tokio::time::sleep(SETTLE_AGAIN).await,
             Err(error) => {
                 tracing::error!("Error in {}: settling job {}: {error}", queue.name(), job.id);
@@ -125,15 +140,38 @@ async fn settle(shared: &Shared, job: &Job, token: &str, end: End) -> Option<(Jo
     }
 }
 
+/// The failure to store for an end that is too large to be stored; none when it cannot be made smaller.
+fn instead(end: &End, error: &RedisError) -> Option<Failure> {
+    match end {
+        End::Done(_) => Some(Failure::new(format!("the result cannot be stored: {error}"))),
+        End::Failed(failure) if failure.reason.len() + failure.stacktrace.len() > 4 * SHORT_REASON => {
+            let beginning: String = failure.reason.chars().take(SHORT_REASON).collect();
+            Some(Failure { retry: failure.retry, ..Failure::new(format!("{beginning}… (it cannot be stored whole: {error})")) })
+        }
+        _ => None,
+    }
+}
+
 /// Before the run, as Bull does: the next one is armed even if this one takes the process down.
 async fn arm_next(shared: &Shared, job: &Job) {
+    let queue = &shared.queue;
     let Some(repeat) = Repeat::of(job) else { return };
-    let armed = match repeat.next_slot(job.prev_millis(), shared.queue.clock().now(), cron::next_run) {
-        Ok(Some(slot)) => shared.queue.next_of(job, slot).await.map(drop).map_err(|error| error.to_string()),
+    let armed = match repeat.next_slot(job.prev_millis(), queue.clock().now(), cron::next_run) {
+        Ok(Some(slot)) => queue.next_of(job, slot).await.map(drop),
         Ok(None) => Ok(()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error),
     };
-    if let Err(error) = armed {
-        tracing::error!("Error in {}: arming the run after {}: {error}", shared.queue.name(), job.id);
+    let Err(error) = armed else { return };
+    let (name, id) = (queue.name(), &job.id);
+    if !matches!(error, QueueError::InvalidSchedule(_)) {
+        tracing::error!("Error in {name}: arming the run after {id}: {error}");
+        return;
+    }
+    // Another program's; it stands in the set still, so whoever looks at its last run must find out.
+    let key = job.repeat_key().unwrap_or("without a key");
+    let told = format!("schedule `{key}` will not run again: {error}; remove it, or arm it with other times");
+    tracing::error!("Error in {name}: job {id} is the last run of its schedule: {told}");
+    if let Err(error) = queue.log(id, &[told]).await {
+        tracing::warn!("the log of job {id} in {name} is not written: {error}");
     }
 }

@@ -37,6 +37,8 @@ elseif ARGV[7] == '1' then
   if not current then
     return {0}
   end
+  -- A schedule must not die for want of memory: nothing is removed here, but the writes that follow are not refused then.
+  redis.call('ZREM', q.repeats, '')
 elseif current and is_pending(ARGV[6] .. current) then
   return {1, current}
 end

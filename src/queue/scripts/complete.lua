@@ -20,6 +20,11 @@ end
 -- Before the first write here, since the successor's counter may hold no number.
 local next_id, added
 if successor and redis.call('LPOS', q.active, id) then
+  if is_wrong_counter(successor) then
+    return {WRONG_TYPE, successor.counter}
+  end
+  -- Without memory Redis refuses what takes some, unless the script has written something that takes none before.
+  redis.call('SREM', q.stalled, id)
   next_id, added = insert(successor, 13)
   if not next_id then
     return {WRONG_TYPE, added}

@@ -9,6 +9,8 @@
 -- Redis does not undo what a script did before an error, so a script looks at types and states first and writes
 -- after that: whatever a key holds, a script either does all of its work or none. Each call of a command takes time, about
 -- as long as the command itself, so where a command can tell the type as well, TYPE is not asked before it.
+-- Without memory (maxmemory reached, noeviction) Redis refuses the commands that may take some, but only as the first that a
+-- script writes with: what ends or keeps a run begins with one that takes none (DEL, SREM, LREM, ZREM, PEXPIRE).
 local MISSING, NO_LOCK, NOT_ACTIVE, NOT_DELAYED, LOCKED, OTHER_LOCK, NOT_FINISHED, ACTIVE, WRONG_TYPE = -1, -2, -3, -4, -5, -6, -7, -8, -9
 
 -- What runs for every job needs these only.

@@ -30,7 +30,14 @@ end
 if not owner and not (is_hash(q.prefix .. ARGV[4]) and redis.call('TYPE', q.active).ok == 'list' and redis.call('LPOS', q.active, ARGV[4])) then
   return {0}
 end
-redis.call('SET', KEYS[7], ARGV[5], 'PX', ARGV[6])
+-- Without memory Redis refuses to set a key but not to prolong one; nor to set it once the script has written something that
+-- takes none, as deleting does.
+if owner then
+  redis.call('PEXPIRE', KEYS[7], ARGV[6])
+else
+  redis.call('DEL', KEYS[7])
+  redis.call('SET', KEYS[7], ARGV[5], 'PX', ARGV[6])
+end
 if redis.call('TYPE', q.stalled).ok == 'set' then
   redis.call('SREM', q.stalled, ARGV[4])
 end

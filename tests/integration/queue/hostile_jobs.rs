@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bullwork::queue::{CancelOutcome, Failed, Failure, JobOptions, State};
+use bullwork::queue::{Admission, CancelOutcome, Failed, Failure, JobOptions, State, Taken};
 use serde_json::json;
 
 use super::bench::{Bench, LOCK, NOW};
@@ -167,4 +167,29 @@ async fn a_job_whose_stall_counter_is_rubbish_still_reaches_the_limit() {
             assert_eq!((found.requeued.len(), found.failed.len()), if stall < 2 { (1, 0) } else { (0, 1) }, "`{counter}`");
         }
     }
+}
+
+#[tokio::test]
+async fn a_job_whose_id_is_no_utf8_is_listed_with_the_others() {
+    let mut bench = Bench::start().await;
+    let id = &b"odd \xff"[..];
+    let () = redis::pipe()
+        .hset(&b"bull:v:odd \xff"[..], "opts", "{}")
+        .ignore()
+        .rpush("bull:v:wait", id)
+        .ignore()
+        .query_async(&mut bench.connection)
+        .await
+        .unwrap();
+    assert_eq!(bench.queue.take("t", LOCK, Admission::Any).await.unwrap(), Taken::Empty);
+    bench.add(JobOptions::default()).await;
+    let job = bench.take("t").await;
+    bench.queue.fail(&job, "t", &Failure::new("out of paper")).await.unwrap();
+    let listed = bench.queue.jobs(&[State::Failed], 0, -1, false).await.unwrap();
+    assert_eq!((listed.len() as u64, bench.queue.counts().await.unwrap().failed), (2, 2));
+    let odd = listed.iter().find(|job| job.id == "odd \u{fffd}").expect("it is shown with a replacement character");
+    assert!(odd.failed_reason.as_deref().is_some_and(|reason| reason.contains("no UTF-8")));
+    // Nothing can name it, but what goes by state reaches it.
+    bench.clock.set(NOW + 60_000);
+    assert_eq!(bench.queue.clean(State::Failed, Duration::ZERO, None).await.unwrap().len(), 2);
 }

@@ -296,3 +296,21 @@ async fn workers_are_listed_by_their_whole_queue_name() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_outcome_that_never_comes_is_told_soon_after_its_job_was_removed() {
+    let bench = Bench::start().await;
+    let id = bench.add(JobOptions::default()).await;
+    let (queue, wanted) = (bench.queue.clone(), id.clone());
+    let waiting = tokio::spawn(async move { queue.outcome(&wanted, Duration::from_secs(30)).await });
+    eventually("it listens", Duration::from_secs(5), async || {
+        let mut connection = bench.connection.clone();
+        let heard: (String, i64) =
+            redis::cmd("PUBSUB").arg("NUMSUB").arg("bull:v:completed").query_async(&mut connection).await.unwrap();
+        heard.1 == 1
+    })
+    .await;
+    bench.queue.remove(&id).await.unwrap();
+    let outcome = tokio::time::timeout(Duration::from_millis(3500), waiting).await.expect("it is told").unwrap();
+    assert!(matches!(&outcome, Err(QueueError::Missing(missing)) if *missing == id), "{outcome:?}");
+}

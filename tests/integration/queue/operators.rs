@@ -196,3 +196,14 @@ async fn each_state_is_told_by_name() {
     let names: Vec<_> = seen.iter().map(|state| state.map_or("none", State::name)).collect();
     assert_eq!(names, ["delayed", "waiting", "active", "failed", "stuck", "none"]);
 }
+
+#[tokio::test]
+async fn a_queue_that_is_not_obliterated_tells_how_many_jobs_run() {
+    let bench = Bench::start().await;
+    for (token, words) in [("a", "a job of the queue is being run;"), ("b", "2 jobs of the queue are being run;")] {
+        bench.add(JobOptions::default()).await;
+        bench.take(token).await;
+        let error = bench.queue.obliterate(false).await.unwrap_err().to_string();
+        assert!(error.starts_with(words), "{error}");
+    }
+}

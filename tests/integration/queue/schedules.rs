@@ -1,6 +1,6 @@
 //! Repeatable jobs: Bull's keys, ids and options, and what happens to schedules that died.
 
-use bullwork::queue::{Added, Armed, JobOptions, NewJob, Queue, Repeat};
+use bullwork::queue::{Added, Armed, JobOptions, NewJob, Queue, QueueError, Repeat};
 use serde_json::{Value, json};
 
 use super::bench::{Bench, NOW, number, text, vectors};
@@ -229,4 +229,31 @@ async fn a_job_that_is_no_run_has_no_successor() {
     let job = bench.take("t").await;
     assert_eq!(bench.queue.next_of(&job, SLOT).await.unwrap(), Armed::Removed);
     assert!(bench.zset("delayed").await.is_empty());
+}
+
+#[tokio::test]
+async fn schedules_that_cannot_run_are_refused_before_anything_is_written() {
+    let mut bench = Bench::start().await;
+    let before = bench.dump().await;
+    let (data, options) = (json!({}), JobOptions::default());
+    for (repeat, part) in [
+        (Repeat::default(), "neither `cron` nor a positive `every`"),
+        (Repeat::every(0), "neither `cron` nor a positive `every`"),
+        (Repeat::every(u64::MAX), "`every` is more than"),
+        (Repeat { every: Some(5000), ..Repeat::cron("* * * * *", None) }, "both `cron` and `every`"),
+        (Repeat::cron("", None), "neither `cron` nor a positive `every`"),
+        (Repeat::cron("61 * * * *", None), "61"),
+        (Repeat::cron("0 0 30 2 *", None), "30"),
+        (Repeat::cron("0 3 * * *", Some("Europe/Parris")), "Europe/Parris"),
+        (Repeat { limit: Some(0), ..Repeat::every(5000) }, "`limit` is 0"),
+    ] {
+        for refused in [
+            bench.queue.arm(&repeat, "n", &data, &options, SLOT, None).await,
+            bench.queue.set_schedule("nightly", &repeat, "n", &data, &options, SLOT).await,
+        ] {
+            let Err(QueueError::InvalidSchedule(reason)) = refused else { panic!("{repeat:?}: {refused:?}") };
+            assert!(reason.contains(part), "{repeat:?}: {reason}");
+        }
+    }
+    assert_eq!(bench.dump().await, before);
 }

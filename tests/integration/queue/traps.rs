@@ -477,8 +477,8 @@ async fn t12_due_times_are_rounded_up_and_survive_the_year_2039() {
     assert_eq!(bench.list("wait").await, ["2", "1"]);
 }
 
-// Trap 13 (a limiter with bounceBack loses jobs): its test comes with the limiter, named
-// `t13_a_job_that_the_limiter_bounces_back_is_taken_next`.
+// Trap 13 (a limiter with bounceBack loses jobs) is shown in `queue/limits.rs`:
+// `bounce_back_keeps_a_limited_job_at_the_taking_end`.
 
 /// Trap 14.
 #[tokio::test]
