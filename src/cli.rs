@@ -1,6 +1,7 @@
 //! The command line: reads arguments and settings, calls `ops`, prints. Data goes to stdout,
 //! messages to stderr; the exit code is 0 for success, 1 for a failure, 2 for wrong arguments.
 
+mod plan;
 mod verify;
 mod watch;
 
@@ -103,6 +104,12 @@ enum ConfigVerb {
 
 #[derive(Subcommand, Debug)]
 enum ReplicationVerb {
+    /// Show what a full replication would do; nothing is changed
+    Plan {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Bring back the copy that served before the present one
     Rollback,
     /// Compare source and target as they are now, by checksum; exit code 1 when a table differs
@@ -180,6 +187,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::ParseLogs { file, date } => parse_logs(&file, &date),
         Verb::Config(ConfigVerb::Sample) => print(&ops::reference::sample()),
         Verb::Config(ConfigVerb::Show) => show_config(&environment),
+        Verb::Replication(ReplicationVerb::Plan { json }) => plan::plan(&environment, json).await,
         Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
         Verb::Replication(ReplicationVerb::Verify { tables, repair }) => verify::verify(&environment, tables, repair).await,
         Verb::Doctor => doctor(&environment).await,

@@ -5,6 +5,7 @@
 
 pub mod client_programs;
 mod copy_out;
+pub mod pooler;
 pub mod same;
 pub mod text_form;
 pub mod throttle;
@@ -154,6 +155,16 @@ impl Database {
     #[must_use]
     pub fn name(&self) -> &str {
         self.config.get_dbname().or(self.config.get_user()).unwrap_or_default()
+    }
+
+    /// Whether the server is on this machine.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        use tokio_postgres::config::Host;
+        self.config.get_hosts().iter().all(|host| match host {
+            Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+            Host::Unix(_) => true,
+        })
     }
 
     /// Opens a session that shows itself as `bullwork: <purpose>` in `pg_stat_activity`.

@@ -102,6 +102,22 @@ need_postgres() {
     fi
 }
 
+# A pooler, for the tests that meet one: its program alone, because its package starts a service.
+want_pgbouncer() {
+    has pgbouncer && return
+    local part
+    if has apt-get && has dpkg-deb; then
+        part=$(mktemp -d)
+        mkdir -p "$tools"
+        # shellcheck disable=SC2046 # names of packages
+        apt_install $(apt-cache depends pgbouncer | awk '$1 == "Depends:" && $2 ~ /^lib(event|c-ares|cares)/ { print $2 }') &&
+            (cd "$part" && apt-get download -qq pgbouncer >/dev/null 2>&1 && dpkg-deb -x pgbouncer_*.deb .) &&
+            cp "$part/usr/sbin/pgbouncer" "$tools/"
+        rm -rf "$part"
+    fi
+    has pgbouncer || note "without pgbouncer: the test that meets a pooler says NOT RUN"
+}
+
 need_redis() {
     has redis-server && has redis-cli && return
     apt_install redis-tools || die "Redis is needed (Debian: redis-tools redis-server)"

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::config::{Reader, Setting};
 use crate::postgres::Database;
 use crate::replication::full::{self, Config, ENRICHMENT_FILE, Enrichment, Refused, Resume, Swap};
-use crate::replication::kindness::Kindness;
+use crate::replication::kindness::{self, Kindness};
 use crate::replication::rules::{REPLICATION_MASK_KEY, REPLICATION_RULES, Rules};
 use crate::replication::settings::{
     self, BACKUP_MODE, PG_RESTORE_JOBS, REPLICATION_BUSY_QUERY, REPLICATION_BUSY_SESSIONS, REPLICATION_GENERATIONS,
     REPLICATION_MAX_RATE, REPLICATION_RESUME, REPLICATION_SOURCE_CONNECTIONS, REPLICATION_SWAP, REPLICATION_SWAP_TIMEOUT,
-    REPLICATION_VERIFY, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
+    REPLICATION_TARGET_SPACE, REPLICATION_VERIFY, RESTORE_FK_CONSTRAINTS, SOURCE_DATABASE_URL, TARGET_DATABASE_URL, TableModes,
 };
 use crate::replication::verify::Depth;
 use crate::schedule::Schedule;
@@ -29,6 +29,13 @@ pub struct FullReplication {
     /// Nothing when a database setting is missing; then reading the settings has failed.
     config: Option<Config>,
     schedule: Schedule,
+}
+
+impl FullReplication {
+    /// What a run does; none when a database setting is missing.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
 }
 
 #[async_trait::async_trait]
@@ -49,6 +56,7 @@ impl JobKind for FullReplication {
         &REPLICATION_SWAP,
         &REPLICATION_SWAP_TIMEOUT,
         &REPLICATION_GENERATIONS,
+        &REPLICATION_TARGET_SPACE,
         &REPLICATION_RESUME,
         &REPLICATION_VERIFY,
         &REPLICATION_MAX_RATE,
@@ -87,6 +95,8 @@ impl JobKind for FullReplication {
         };
         let kindness = Kindness::from_settings(reader);
         let verify = Depth::from_settings(reader);
+        let target_space =
+            kindness::whole_number(reader, &REPLICATION_TARGET_SPACE, 1_000_000).map(|gigabytes| gigabytes * 1_000_000_000);
         let enrichment = Enrichment::from_settings(reader);
         FullReplication {
             config: source.zip(target).map(|(source, target)| Config {
@@ -99,6 +109,7 @@ impl JobKind for FullReplication {
                 rules,
                 kindness,
                 swap,
+                target_space,
                 verify,
             }),
             schedule: Schedule::from_settings(reader, &SCHEDULE),

@@ -6,12 +6,13 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Reader;
+use crate::jobs::full_replication::FullReplication;
 use crate::postgres::Database;
 use crate::replication::rules::Rules;
 use crate::replication::settings::{PG_RESTORE_JOBS, TableModes};
 use crate::replication::{full, settings, verify};
 use crate::worker::target_lock::TargetLock;
-use crate::worker::{Run, RunSink};
+use crate::worker::{JobKind, Run, RunSink};
 
 /// Reads which database it is about; a mistake is the reader's to tell.
 pub fn target(reader: &Reader<'_>) -> Option<Database> {
@@ -26,6 +27,19 @@ pub async fn rollback(target: &Database, quiet: CancellationToken) -> anyhow::Re
     let run = Run::new(serde_json::Map::new(), quiet, None);
     let _lock = TargetLock::acquire(target, &run).await.context("keeping others from the target")?;
     run.unless_stopped(full::rollback(&run, target)).await?
+}
+
+/// Reads what a full replication does.
+pub fn full(reader: &Reader<'_>) -> Option<full::Config> {
+    FullReplication::from_settings(reader).config().cloned()
+}
+
+/// What a full replication would do now.
+///
+/// # Errors
+/// What would stop it before it changed anything.
+pub async fn plan(config: &full::Config, quiet: CancellationToken) -> anyhow::Result<full::Plan> {
+    full::plan(&Run::new(serde_json::Map::new(), quiet, None), config).await
 }
 
 /// Reads what is compared with what.

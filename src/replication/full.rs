@@ -43,6 +43,7 @@ mod enrich;
 mod finish;
 mod generation;
 mod keys;
+mod plan;
 mod relocate;
 mod resume;
 mod rollback;
@@ -63,14 +64,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use enrich::{ENRICHMENT_FILE, Enrichment};
+pub use plan::{Plan, PlannedTable, Room, plan};
 pub use resume::Resume;
 pub use rollback::rollback;
 
-use crate::postgres::{Connection, Database, Doing};
+use crate::postgres::{Connection, Database, Doing, pooler};
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
 use crate::replication::kindness::Kindness;
-use crate::replication::rules::{Rules, RulesError};
+use crate::replication::rules::Rules;
 use crate::replication::settings::{TableModes, TableName};
 use crate::replication::verify::{Checks, Depth};
 use crate::worker::Run;
@@ -101,6 +103,8 @@ pub struct Config {
     pub kindness: Kindness,
     /// How the copy is built beside the live one; none: in its place.
     pub swap: Option<Swap>,
+    /// Bytes that the target's databases may take in all; none: as much as there is.
+    pub target_space: Option<u64>,
     /// How much of the copy is compared with the source.
     pub verify: Depth,
 }
@@ -156,7 +160,7 @@ struct Reached {
 pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
     let sessions = Sessions::new(&config.source, &config.target, &config.rules).throttled(config.kindness.throttle());
     let reached = Reached::default();
-    let result = run.unless_stopped(work(run, config, &sessions, &reached)).await;
+    let result = run.unless_stopped(Box::pin(work(run, config, &sessions, &reached))).await;
     let error = match result {
         Ok(Ok(summary)) => return Ok(summary),
         Ok(Err(error)) => error,
@@ -215,6 +219,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     run.info("Start import and enrichment");
     run.info("Import data from API database");
     run.progress(|p| p.phase = "checking".to_owned());
+    pooler::refuse(&config.source).await?;
     let exporter = sessions.source().await?;
     let mut target = sessions.target().await?;
     source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
@@ -222,22 +227,13 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
 
     let snapshot = export(&exporter).await?;
     let moment = SourceState::read(&exporter).await?;
-    let there = Graph::read(&target).await?;
-    let mut source = Source::read(&exporter, &there, &config.modes).await?;
-    config.rules.enter(&exporter).await?;
-    source.apply(config.rules.apply(&exporter, config.foreign_keys).await.map_err(|error| match error {
-        RulesError::Refused(text) => Refused(text).into(),
-        RulesError::Postgres(error) => anyhow::Error::from(error),
-    })?)?;
-    check_target(&target, &source, &there, &own_views).await?;
-
-    run.info("Start create Backup");
-    run.progress(|p| p.phase = "definitions".to_owned());
-    source.read_definitions(run, &exporter, &target).await?;
-    run.info("End create Backup");
+    let looked = plan::look(run, config, &exporter, &target).await?;
 
     run.info("Start drop Objects AndRestoreBackup");
-    let total = source.tables.len() as u64;
+    for (what, reason) in &looked.source.refused {
+        run.warn(format!("left out {what}: {reason}"));
+    }
+    let total = looked.source.tables.len() as u64;
     reached.tables.store(total, Ordering::Relaxed);
     state::prepare(&target).await?;
     let before = state::begin(&target, &moment.snapshot, total).await?;
@@ -249,9 +245,17 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
             before.started_at, before.state, before.phase
         ));
     }
-    let plan = drops::decide(&there, &source.known(&state::recorded(&target).await?, &own_views))?;
+    let plan = drops::decide(&looked.there, &looked.source.known(&state::recorded(&target).await?, &own_views))?;
+    let room = plan::room(&target, config, &looked.source).await?;
+    let objection = plan::objection(config, &looked.there, &plan, &looked.source, &room);
+    if let Some(reason) = objection.as_ref().filter(|_| config.swap.is_some()) {
+        run.warn(format!("replacing in place, not beside the copy that serves: {reason}"));
+    }
+    let swap = config.swap.filter(|_| objection.is_none());
+    let drawn = plan::draw(&target, config, &looked, &plan, (room, objection)).await?;
+    run.info_with(drawn.to_string(), serde_json::json!({"plan": drawn}));
+    let plan::Looked { there, mut source } = looked;
     target::complete_enums(run, &exporter, &target, &target::kept_enums(&source, &there, &plan)).await?;
-    let swap = config.swap.filter(|_| may_swap(run, &there, &plan, &source));
     let own_indexes = config.enrichment.index_names();
     let mut functions = stage::Functions::default();
     let mut done = None;
@@ -361,6 +365,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         broken.extend(swap::switch(run, target.client_mut(), incoming, swap.patience, decide).await?);
         generation::drop_surplus(run, &target, swap.generations).await?;
     }
+    if done.is_none() {
+        state::note_pace(&target, room.needed, start.elapsed()).await?;
+    }
     state::end(&target, total, None).await?;
     run.progress(|p| p.phase = "done".to_owned());
     Ok(Summary {
@@ -368,30 +375,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         rows: reached.totals.rows.load(Ordering::Relaxed),
         bytes: reached.totals.bytes.load(Ordering::Relaxed),
         duration_ms: build::millis(start),
-        left_out: source.refused.iter().cloned().chain(judge.skipped()).chain(unfit).collect(),
+        left_out: source.refused.iter().map(|(what, _)| what.clone()).chain(judge.skipped()).chain(unfit).collect(),
         broken,
     })
-}
-
-/// Whether the copy can be built beside the live one; told when not.
-fn may_swap(run: &Run, there: &Graph, plan: &drops::DropPlan, source: &Source) -> bool {
-    let others = swap::not_ours(there, plan);
-    let names: Vec<String> = source.tables.iter().filter(|t| t.holds_names).map(|t| format!("`{}`", t.name)).collect();
-    let reason = if !others.is_empty() {
-        format!(
-            "the target's role does not own {}, which would have to move with the tables that are replaced; make it their owner, or a member of the owner",
-            others.join(", ")
-        )
-    } else if !names.is_empty() {
-        format!(
-            "table {} has a column of a type such as regclass, whose values are objects by name: they would be those of the old copy",
-            names.join(", ")
-        )
-    } else {
-        return true;
-    };
-    run.warn(format!("replacing in place, not beside the copy that serves: {reason}"));
-    false
 }
 
 /// Whether the last run worked in place.
@@ -405,34 +391,6 @@ async fn export(session: &Connection) -> anyhow::Result<String> {
     let doing = || "sharing a snapshot of the source".to_owned();
     session.batch_execute("begin isolation level repeatable read read only").await.doing(doing)?;
     Ok(session.query_one("select pg_export_snapshot()", &[]).await.doing(doing)?.get(0))
-}
-
-/// Refuses a target that the run could not finish on, before anything is changed.
-async fn check_target(target: &Connection, source: &Source, there: &Graph, own_views: &HashSet<TableName>) -> anyhow::Result<()> {
-    let recorded = if state::exists(target).await? { state::recorded(target).await? } else { HashSet::new() };
-    let plan = drops::decide(there, &source.known(&recorded, own_views))?;
-    let mut foreign: Vec<String> =
-        plan.replaced.iter().map(|id| &there.nodes[id]).filter(|n| !n.owned).map(catalog::Node::told).collect();
-    foreign.sort();
-    anyhow::ensure!(
-        foreign.is_empty(),
-        "the target's role does not own what is to be replaced: {}; make it their owner, or a member of the owner",
-        foreign.join(", ")
-    );
-    let schemas: HashSet<&str> =
-        source.relations.keys().map(|name| name.schema.as_str()).chain(std::iter::once(catalog::OWN_SCHEMA)).collect();
-    let schemas: Vec<&str> = schemas.into_iter().collect();
-    const LACKING: &str = "select coalesce(array_agg(s order by s), '{}') from unnest($1::text[]) s left join pg_namespace n on n.nspname = s \
-                           where case when n.oid is null then not has_database_privilege(current_database(), 'create') \
-                           else not has_schema_privilege(n.oid, 'create') end";
-    let lacking: Vec<String> =
-        target.query_one(LACKING, &[&schemas]).await.doing(|| "checking our rights on the target".to_owned())?.get(0);
-    anyhow::ensure!(
-        lacking.is_empty(),
-        "the target's role may not create in schema {}; grant create on the schema (or on the database, where it does not exist) to it",
-        lacking.join(", ")
-    );
-    Ok(())
 }
 
 /// The tables with what is built on each, and all objects that are built this way.

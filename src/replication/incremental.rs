@@ -80,7 +80,7 @@ use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
 use crate::postgres::throttle::Throttle;
-use crate::postgres::{Connection, Database, Doing, PostgresError};
+use crate::postgres::{Connection, Database, Doing, PostgresError, pooler};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
@@ -202,7 +202,8 @@ impl Incremental {
         }
         // Dropping the work ends both sessions, and with them their transactions.
         let throttle = self.kindness.throttle();
-        let work = self.work(run, throttle.clone());
+        // On the heap: a future holds those that it awaits, and this one would fill a thread's stack.
+        let work = Box::pin(self.work(run, throttle.clone()));
         let spared = async {
             match &throttle {
                 None => work.await,
@@ -221,6 +222,7 @@ impl Incremental {
     async fn work(&self, run: &Run, throttle: Option<Arc<Throttle>>) -> Result<Summary, IncrementalError> {
         run.info("Start incremental replication");
         run.progress(|p| p.phase = "preparing".to_owned());
+        pooler::refuse(&self.source).await?;
         let (source, target) = tokio::try_join!(
             self.source.connect("incremental replication, source"),
             self.target.connect("incremental replication, target")
@@ -257,7 +259,7 @@ impl Incremental {
         delta::prepare(run, &target, &applied, &deltas).await?;
 
         target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
-        match self.transaction(run, &mut source, &target, (&state, &applied), appended, deltas).await {
+        match Box::pin(self.transaction(run, &mut source, &target, (&state, &applied), appended, deltas)).await {
             Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
                 foreign_keys::validate(run, &target, &tables).await?;
@@ -317,7 +319,7 @@ impl Incremental {
             p.phase = "copying".to_owned();
             p.total = total;
         });
-        let mut deltas = delta::Deltas::stage(self, run, source, target, (state, applied), deltas, &oids).await?;
+        let mut deltas = Box::pin(delta::Deltas::stage(self, run, source, target, (state, applied), deltas, &oids)).await?;
         oids.extend(deltas.oids());
         deltas.apply_before_appended(run, source, target, &made).await?;
         let base = run.current_progress();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::settings::{REPLICATION_BUSY_QUERY, REPLICATION_BUSY_SESSIONS, REPLICATION_MAX_RATE, REPLICATION_SOURCE_CONNECTIONS};
-use crate::config::Reader;
+use crate::config::{Reader, Setting};
 use crate::postgres::throttle::Throttle;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
 use crate::worker::Run;
@@ -44,21 +44,23 @@ pub struct Kindness {
     pub busy: Option<Busy>,
 }
 
+/// A setting that may be unset, or a whole number from 1 to `most`.
+pub fn whole_number(reader: &Reader<'_>, setting: &'static Setting, most: u64) -> Option<u64> {
+    let text = reader.optional(setting)?;
+    match text.trim().parse::<u64>() {
+        Ok(number) if (1..=most).contains(&number) => Some(number),
+        _ => {
+            reader.problem(setting.name, format!("`{text}` is no whole number from 1 to {most}"));
+            None
+        }
+    }
+}
+
 impl Kindness {
     /// Reads the settings.
     pub fn from_settings(reader: &Reader<'_>) -> Self {
-        let number = |setting: &'static crate::config::Setting, most: u64| {
-            let text = reader.optional(setting)?;
-            match text.trim().parse::<u64>() {
-                Ok(number) if (1..=most).contains(&number) => Some(number),
-                _ => {
-                    reader.problem(setting.name, format!("`{text}` is no whole number from 1 to {most}"));
-                    None
-                }
-            }
-        };
         let query = reader.optional(&REPLICATION_BUSY_QUERY);
-        let sessions = number(&REPLICATION_BUSY_SESSIONS, 100_000);
+        let sessions = whole_number(reader, &REPLICATION_BUSY_SESSIONS, 100_000);
         if query.is_some() && sessions.is_some() {
             reader.problem(
                 REPLICATION_BUSY_QUERY.name,
@@ -66,8 +68,8 @@ impl Kindness {
             );
         }
         Kindness {
-            rate: number(&REPLICATION_MAX_RATE, 1_000_000).map(|megabytes| megabytes * 1_000_000),
-            connections: number(&REPLICATION_SOURCE_CONNECTIONS, 32).and_then(|n| usize::try_from(n).ok()),
+            rate: whole_number(reader, &REPLICATION_MAX_RATE, 1_000_000).map(|megabytes| megabytes * 1_000_000),
+            connections: whole_number(reader, &REPLICATION_SOURCE_CONNECTIONS, 32).and_then(|n| usize::try_from(n).ok()),
             busy: query.map(Busy::Query).or(sessions.map(Busy::Sessions)),
         }
     }

@@ -1,6 +1,6 @@
 //! Masking and subsetting: what fills a [`Projection`], so that personal data never leaves the source.
 //!
-//! `REPLICATION_RULES` names a TOML file ([`file`], docs/masking.md). Each named column is replaced by an
+//! `REPLICATION_RULES` names a TOML file ([`mod@file`], docs/masking.md). Each named column is replaced by an
 //! expression that the *source* works out ([`mask`]), keyed by `REPLICATION_MASK_KEY` ([`key`]); each `where`
 //! chooses rows there. [`apply`] holds the rules against the source's catalogue before anything is changed.
 //!

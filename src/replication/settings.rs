@@ -42,6 +42,11 @@ pub static REPLICATION_SWAP_TIMEOUT: Setting = Setting::new(
     "Minutes to wait for readers whose transactions hold replaced tables, before the run fails and the copy before goes on serving; 1 to 1440.",
 )
 .default("60");
+/// How much the target can hold.
+pub static REPLICATION_TARGET_SPACE: Setting = Setting::new(
+    "REPLICATION_TARGET_SPACE",
+    "Gigabytes (10^9 bytes) that the databases of the target's server may take in all, as your plan says. When two copies do not fit, tables are replaced in place. Unset: free space is asked for where the server is on this machine, and taken for granted elsewhere.",
+);
 /// History.
 pub static REPLICATION_GENERATIONS: Setting = Setting::new(
     "REPLICATION_GENERATIONS",

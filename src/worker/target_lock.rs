@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{Run, Stopped};
-use crate::postgres::{Connection, Database, Doing, PostgresError};
+use crate::postgres::{Connection, Database, Doing, PostgresError, pooler};
 
 /// The lock's key: `bull` in ASCII, then 1. Advisory locks are per database, so one key serves all.
 const KEY: (i32, i32) = (0x6275_6c6c, 1);
@@ -54,8 +54,9 @@ impl TargetLock {
     /// Waits until no other run writes `target`.
     ///
     /// # Errors
-    /// When the target cannot be asked, or the run is told to stop first.
+    /// When the target cannot be asked or stands behind a pooler that would not keep the lock, or the run is told to stop first.
     pub async fn acquire(target: &Database, run: &Run) -> Result<Self, TargetLockError> {
+        run.unless_stopped(pooler::refuse(target)).await??;
         let session = run.unless_stopped(target.connect("target lock")).await??;
         // The session idles for the whole run; a server's idle limit must not end it.
         run.unless_stopped(session.batch_execute("set statement_timeout = 0; set lock_timeout = 0"))

@@ -5,6 +5,9 @@
 mod copies;
 mod failures;
 mod keeps;
+mod kindness;
+mod plan;
+mod pooler;
 mod resume;
 mod swap;
 mod verify;
@@ -49,6 +52,7 @@ impl World {
             rules: Rules::default(),
             kindness: Default::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
+            target_space: None,
             verify: bullwork::replication::verify::Depth::Counts,
         };
         World { cluster, source, target, config }

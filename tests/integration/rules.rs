@@ -54,6 +54,7 @@ impl World {
             rules: Rules::default(),
             kindness: Default::default(),
             swap: Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent }),
+            target_space: None,
             verify: Depth::Counts,
         };
         let world = World { source_cluster, target_cluster, source, target, config };

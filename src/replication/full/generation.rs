@@ -115,6 +115,16 @@ pub(super) async fn drop_surplus(run: &Run, target: &Client, keep: u32) -> Resul
     Ok(())
 }
 
+/// Bytes of the generations that [`drop_surplus`] would remove.
+pub(super) async fn surplus_size(target: &Client, keep: u32) -> Result<u64, PostgresError> {
+    const SQL: &str = "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+                       where c.relkind in ('r', 'm') and (starts_with(n.nspname, 'bullwork_new_') or n.nspname in (select stand_in from bullwork.generation_schema \
+                       where generation in (select id from bullwork.generation where not serves order by id desc offset $1)))";
+    let doing = || "asking how large earlier generations are".to_owned();
+    let bytes: i64 = target.query_one(SQL, &[&i64::from(keep)]).await.doing(doing)?.get(0);
+    Ok(bytes.unsigned_abs())
+}
+
 /// Forgets which copy serves: it is replaced in place, and none before it is left.
 pub(super) async fn forget(run: &Run, target: &Client) -> Result<(), PostgresError> {
     drop_surplus(run, target, 0).await?;

@@ -34,8 +34,12 @@ pub(super) struct Source {
     pub(super) loose_keys: HashSet<u32>,
     /// Every definition, in an order that works.
     pub(super) entries: Vec<Statement>,
-    /// What cannot be copied, for the summary.
-    pub(super) refused: Vec<String>,
+    /// What cannot be copied, and why.
+    pub(super) refused: Vec<(String, String)>,
+    /// Rows of the tables that were counted once, by oid.
+    pub(super) estimates: HashMap<u32, f64>,
+    /// Bytes of the kept tables that the source has.
+    pub(super) kept_sizes: HashMap<TableName, i64>,
     /// Names of the tables that the target keeps.
     pub(super) kept: HashSet<TableName>,
     /// The source's tables that the target keeps, partitions included.
@@ -133,6 +137,8 @@ impl Source {
             loose_keys: HashSet::new(),
             entries: Vec::new(),
             refused: Vec::new(),
+            estimates: HashMap::new(),
+            kept_sizes: super::plan::kept_sizes(session, &kept).await?,
             kept,
             kept_oids,
             unpopulated: tables::unpopulated(session).await?,
@@ -153,8 +159,8 @@ impl Source {
         Ok(())
     }
 
-    /// Adds the definitions, read in `session`'s snapshot, and tells what cannot be copied.
-    pub(super) async fn read_definitions(&mut self, run: &Run, session: &Connection, target: &Client) -> anyhow::Result<()> {
+    /// Adds the definitions, read in `session`'s snapshot, and what cannot be copied.
+    pub(super) async fn read_definitions(&mut self, session: &Connection, target: &Client) -> anyhow::Result<()> {
         const SUPERUSER: &str = "select rolsuper from pg_roles where rolname = current_user";
         let superuser = target.query_one(SUPERUSER, &[]).await.doing(|| "reading our rights on the target".to_owned())?.get(0);
         const SCHEMAS: &str = "select nspname::text from pg_namespace";
@@ -163,11 +169,10 @@ impl Source {
         let options = ddl::Options { without_schemas, superuser, ..ddl::Options::default() };
         let catalogue = Catalogue::read(session, &options).await?;
         for refusal in catalogue.refusals() {
-            run.warn(format!("left out {}: {}", refusal.told(), refusal.reason));
-            if refusal.cause != Cause::Property {
-                self.refused.push(refusal.told());
-            }
+            let what = if refusal.cause == Cause::Property { "a property of " } else { "" };
+            self.refused.push((format!("{what}{}", refusal.told()), refusal.reason.clone()));
         }
+        self.estimates = catalogue.tables().iter().filter_map(|t| Some((t.oid, t.rows?))).collect();
         self.entries = catalogue.into_statements();
         Ok(())
     }

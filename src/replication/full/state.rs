@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! replication_state   one row: what the last run did, and how far the target is
+//! last_copy           how large the last whole copy was, and how long it took
 //! replicated          kind and identity of everything the last run made
 //! saved_object        definitions that were taken away and are still to be made again
 //! staging, staged_…    what is being built beside the copy that serves
@@ -25,6 +26,7 @@ create table if not exists bullwork.replication_state (
   state text not null, phase text not null, started_at timestamptz not null, ended_at timestamptz,
   source_snapshot text, tables_done bigint not null default 0, tables_total bigint not null default 0, problem text
 );
+create table if not exists bullwork.last_copy (one boolean primary key default true check (one), bytes bigint not null, ms bigint not null);
 create table if not exists bullwork.replicated (kind text not null, identity text not null, primary key (kind, identity));
 create table if not exists bullwork.saved_object (
   id bigint generated always as identity primary key, kind text not null, identity text not null, statements text[] not null,
@@ -76,7 +78,7 @@ pub(super) struct Before {
 pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
     let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
                and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null \
-               and to_regclass('bullwork.staged_table') is not null";
+               and to_regclass('bullwork.staged_table') is not null and to_regclass('bullwork.last_copy') is not null";
     Ok(target
         .query_one(sql, &[])
         .await
@@ -126,6 +128,24 @@ pub(super) async fn end(target: &Client, done: u64, problem: Option<&str>) -> Re
     let done = i64::try_from(done).unwrap_or(i64::MAX);
     target.execute(sql, &[&done, &problem]).await.doing(|| "noting the end in bullwork.replication_state".to_owned())?;
     Ok(())
+}
+
+/// Notes how long a whole copy took.
+pub(super) async fn note_pace(target: &Client, bytes: u64, took: std::time::Duration) -> Result<(), PostgresError> {
+    let sql = "insert into bullwork.last_copy (bytes, ms) values ($1, $2) on conflict (one) do update set bytes = $1, ms = $2";
+    let whole = |n: u128| i64::try_from(n).unwrap_or(i64::MAX);
+    target
+        .execute(sql, &[&whole(bytes.into()), &whole(took.as_millis())])
+        .await
+        .doing(|| "writing bullwork.last_copy".to_owned())?;
+    Ok(())
+}
+
+/// Bytes a second of the last whole copy; none before the first one, or when that was too small to tell.
+pub(super) async fn pace(target: &Client) -> Result<Option<f64>, PostgresError> {
+    let sql = "select bytes::float8 * 1000 / greatest(ms, 1) from bullwork.last_copy where bytes > 10000000";
+    let row = target.query_opt(sql, &[]).await.doing(|| "reading bullwork.last_copy".to_owned())?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// What earlier runs made.

@@ -20,6 +20,8 @@ pub(in crate::replication) struct SourceTable {
     pub(in crate::replication) rules: String,
     /// Bytes on disk, for the order of work.
     pub(in crate::replication) size: i64,
+    /// With its indexes and large values.
+    pub(in crate::replication) whole: i64,
     /// Every column's binary form means the same on another server.
     pub(in crate::replication) binary: bool,
     /// We may read it, and row-level security hides nothing from us.
@@ -52,7 +54,7 @@ select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_
        coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true),
        coalesce(bool_or(a.type in ('regclass'::regtype, 'regtype'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
                 'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false),
-       c.relfilenode
+       c.relfilenode, pg_total_relation_size(c.oid)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join columns a on a.relid = c.oid left join types t on t.type = a.type
  where c.relkind = 'r' and c.relpersistence <> 't' and c.oid >= 16384
@@ -78,6 +80,7 @@ pub(in crate::replication) async fn tables(client: &Client) -> Result<Vec<Source
             binary: row.get(6),
             holds_names: row.get(7),
             file: row.get(8),
+            whole: row.get(9),
         })
         .collect())
 }

@@ -34,7 +34,7 @@ impl Sums {
         Sums { rows: 0, sums: ["0".to_owned(), "0".to_owned()] }
     }
 
-    /// From the columns of [`Form::SUMS`], which begin at `first`.
+    /// From the columns of `Form::SUMS`, which begin at `first`.
     pub(super) fn of(row: &Row, first: usize) -> Self {
         Sums { rows: row.get(first), sums: [row.get(first + 1), row.get(first + 2)] }
     }

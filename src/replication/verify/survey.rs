@@ -116,7 +116,7 @@ impl Item {
 /// When a side cannot be asked, or a table is named that does not exist. Tables that differ are no error.
 pub async fn verify(run: &Run, config: &Config) -> anyhow::Result<Report> {
     let sessions = Sessions::new(&config.source, &config.target, &config.rules);
-    let result = match run.unless_stopped(work(run, config, &sessions)).await {
+    let result = match run.unless_stopped(Box::pin(work(run, config, &sessions))).await {
         Ok(result) => result,
         Err(stopped) => Err(stopped.into()),
     };

@@ -232,6 +232,7 @@ async fn the_full_copy_keeps_delta_tables_and_the_next_step_brings_them_up_to_da
     let delta = work(&pair, &["t"]);
     let config = Config {
         rules: bullwork::replication::rules::Rules::default(),
+        target_space: None,
         verify: bullwork::replication::verify::Depth::Counts,
         source: delta.source.clone(),
         target: delta.target.clone(),
