@@ -102,10 +102,10 @@ where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_
 SQL
 }
 
-# report: the medians as a table in Markdown; ratios against `reference`.
+# report BASE: the medians as a table in Markdown; ratios against the method BASE.
 report() {
     printf '| method | wall s | CPU s (client + servers) | ratio of wall | ratio of CPU | client memory MB | temp disk MB |\n|---|---|---|---|---|---|---|\n'
-    awk -F '\t' '
+    awk -F '\t' -v base="$1" '
         function median(key, column,   i, j, t, count, list) {
             count = split(values[key, column], list, " ")
             for (i = 1; i <= count; i++) for (j = i + 1; j <= count; j++) if (list[j] + 0 < list[i] + 0) { t = list[i]; list[i] = list[j]; list[j] = t }
@@ -118,7 +118,7 @@ report() {
             for (m = 1; m <= methods; m++) {
                 key = order[m]
                 printf "| %s | %.1f | %.1f (%.1f + %.1f) | %.2f | %.2f | %.0f | %.0f |\n", key, median(key, 2), median(key, 7), median(key, 3), median(key, 4),
-                    median(key, 2) / median("reference", 2), median(key, 7) / median("reference", 7), median(key, 5), median(key, 6)
+                    median(key, 2) / median(base, 2), median(key, 7) / median(base, 7), median(key, 5), median(key, 6)
             }
         }' "$work/results"
 }
