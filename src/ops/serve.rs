@@ -11,6 +11,7 @@ use crate::config::Reader;
 use crate::jobs;
 use crate::process::Program;
 use crate::schedule::{self, Declared};
+use crate::worker::run::Stopped;
 use crate::worker::target_lock::TargetLock;
 use crate::worker::{self, Consumed, Declaration, Frame, Kind, Outcome, RetryPolicy, Run, RunSink, Timing};
 
@@ -136,7 +137,8 @@ pub async fn run_once(
         Some(target) => Some(TargetLock::acquire(&target, &run).await?),
         None => None,
     };
-    if let Some(lost) = lock.as_ref().map(TargetLock::lost) {
+    let lost = lock.as_ref().map(TargetLock::lost);
+    if let Some(lost) = lost.clone() {
         let stop = stop.clone();
         tokio::spawn(async move {
             lost.cancelled().await;
@@ -144,7 +146,17 @@ pub async fn run_once(
         });
     }
     let frame = Frame { attempt: 1, attempts: 1, run, memory: None };
-    match kind.run(data, frame).await.with_context(|| format!("running {}", kind.name))? {
+    let result = kind.run(data, frame).await;
+    if result.as_ref().is_err_and(anyhow::Error::is::<Stopped>)
+        && !quiet.is_cancelled()
+        && lost.is_some_and(|lost| lost.is_cancelled())
+    {
+        anyhow::bail!(
+            "running {}: the session that keeps other runs from the target was lost, so the run stopped: its server ended, or cannot be reached",
+            kind.name
+        );
+    }
+    match result.with_context(|| format!("running {}", kind.name))? {
         Outcome::Done(value) => Ok(value),
         Outcome::Snooze(wait) => Err(anyhow!("{} asks to be run again in {} s", kind.name, wait.as_secs())),
         Outcome::Refuse(reason) => Err(anyhow!(reason)),

@@ -96,10 +96,11 @@ const EXACT_IN_JSON: u64 = (1 << 53) - 1;
 /// `row_security = off` turns silently filtered rows into an error.
 const SOURCE_SESSION: &str = "set search_path = ''; set row_security = off; set statement_timeout = 0; \
      set idle_in_transaction_session_timeout = 0; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \
-     set timezone = 'UTC'; set bytea_output = 'hex'; set extra_float_digits = 3";
+     set timezone = 'UTC'; set bytea_output = 'hex'; set extra_float_digits = 3; set jit = off";
+/// Compiling costs more than it saves: what is large here is read by COPY, and queries of the catalogue are estimated far too high.
 /// The target's own `search_path` stays: its triggers may need it.
 const TARGET_SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set datestyle = 'ISO'; \
-     set intervalstyle = 'postgres'; set timezone = 'UTC'";
+     set intervalstyle = 'postgres'; set timezone = 'UTC'; set jit = off";
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]

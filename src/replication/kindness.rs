@@ -149,7 +149,11 @@ impl Busy {
                     doing: format!("asking the source by {} whether it is busy", REPLICATION_BUSY_QUERY.name),
                     reason,
                 };
+                // Nothing is ever written to the source, whatever the query says.
+                let begin = "begin transaction read only";
+                session.batch_execute(begin).await.map_err(|error| unusable(crate::postgres::explain(&error)))?;
                 let row = session.query_opt(sql.as_str(), &[]).await;
+                let _ = session.batch_execute("rollback").await;
                 let row = row.map_err(|error| unusable(crate::postgres::explain(&error)))?;
                 let answer = row.map(|row| row.try_get::<_, Option<bool>>(0));
                 match answer {

@@ -11,7 +11,7 @@ use crate::replication::settings::{TableMode, TableModes, TableName};
 
 /// Tables and sequences that hold data, with the table that a sequence belongs to and whether they can be read.
 const RELATIONS: &str = "select n.nspname::text, c.relname::text, c.relkind::text = 'S', tn.nspname::text, t.relname::text, \
-    case c.relkind when 'S' then has_sequence_privilege(c.oid, 'select') else has_table_privilege(c.oid, 'select') end \
+    case c.relkind when 'S' then has_sequence_privilege(c.oid, 'select') else has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) end \
     from pg_class c join pg_namespace n on n.oid = c.relnamespace \
     left join pg_depend d on c.relkind = 'S' and d.classid = 'pg_class'::regclass and d.objid = c.oid \
       and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i') \

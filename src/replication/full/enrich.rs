@@ -145,8 +145,7 @@ pub(super) async fn make_views(
         let doing = || format!("making view `{name}`");
         let tx = target.transaction().await.doing(doing)?;
         if relocation.is_staged() {
-            let sql = format!("create schema if not exists {}", quote_identifier(&place.schema));
-            tx.batch_execute(&sql).await.doing(doing)?;
+            super::generation::stage_schema(tx.client(), &place.schema).await?;
         }
         tx.batch_execute(&format!("create view {} as select * from {}", place.quoted(), of_place.quoted())).await.doing(doing)?;
         let identity =

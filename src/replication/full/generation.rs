@@ -37,21 +37,44 @@ fn stand_in(prefix: &str, real: &str) -> String {
     format!("{prefix}{hash}")
 }
 
+/// Makes a schema for what is being built, unless it is there for that already.
+///
+/// # Errors
+/// When somebody has a schema of that name: it must never be dropped with ours.
+pub(super) async fn stage_schema(target: &Client, name: &str) -> anyhow::Result<()> {
+    let doing = || format!("making schema `{name}`");
+    let sql = "select to_regnamespace($1) is not null, exists (select from bullwork.staged_schema where name = $2)";
+    let row = target.query_one(sql, &[&quote_identifier(name), &name]).await.doing(doing)?;
+    let (exists, ours): (bool, bool) = (row.get(0), row.get(1));
+    anyhow::ensure!(
+        ours || !exists,
+        "the target has a schema `{name}` that no run of ours made; names that begin with bullwork_new_ and bullwork_old are Bullwork's: rename it"
+    );
+    if !exists {
+        target.batch_execute(&format!("create schema {}", quote_identifier(name))).await.doing(doing)?;
+    }
+    let sql = "insert into bullwork.staged_schema values ($1) on conflict do nothing";
+    target.execute(sql, &[&name]).await.doing(doing)?;
+    Ok(())
+}
+
 /// Removes what a killed run was building. Tells whether there was something.
 pub(super) async fn drop_unfinished(target: &Client) -> Result<bool, PostgresError> {
     // Before anything goes, or it would be taken for whole.
     super::resume::forget(target).await?;
-    let left = schemas_like(target, "bullwork_new_").await?;
-    for schema in &left {
-        drop_schema(target, schema).await?;
+    let sql = "select s.name, n.oid is not null from bullwork.staged_schema s left join pg_namespace n on n.nspname = s.name order by 1";
+    let rows = target.query(sql, &[]).await.doing(|| "reading bullwork.staged_schema".to_owned())?;
+    let mut dropped = false;
+    for row in rows {
+        let (schema, exists): (String, bool) = (row.get(0), row.get(1));
+        if exists {
+            drop_schema(target, &schema).await?;
+            dropped = true;
+        }
+        let sql = "delete from bullwork.staged_schema where name = $1";
+        target.execute(sql, &[&schema]).await.doing(|| "writing bullwork.staged_schema".to_owned())?;
     }
-    Ok(!left.is_empty())
-}
-
-async fn schemas_like(target: &Client, prefix: &str) -> Result<Vec<String>, PostgresError> {
-    let sql = "select nspname::text from pg_namespace where starts_with(nspname, $1) order by 1";
-    let rows = target.query(sql, &[&prefix]).await.doing(|| format!("looking for schemas called {prefix}…"))?;
-    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+    Ok(dropped)
 }
 
 /// Drops a schema with all that is in it. A foreign key to a kept table ends with it, which locks that table for a
@@ -118,7 +141,7 @@ pub(super) async fn drop_surplus(run: &Run, target: &Client, keep: u32) -> Resul
 /// Bytes of the generations that [`drop_surplus`] would remove.
 pub(super) async fn surplus_size(target: &Client, keep: u32) -> Result<u64, PostgresError> {
     const SQL: &str = "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-                       where c.relkind in ('r', 'm') and (starts_with(n.nspname, 'bullwork_new_') or n.nspname in (select stand_in from bullwork.generation_schema \
+                       where c.relkind in ('r', 'm') and (n.nspname in (select name from bullwork.staged_schema) or n.nspname in (select stand_in from bullwork.generation_schema \
                        where generation in (select id from bullwork.generation where not serves order by id desc offset $1)))";
     let doing = || "asking how large earlier generations are".to_owned();
     let bytes: i64 = target.query_one(SQL, &[&i64::from(keep)]).await.doing(doing)?.get(0);
@@ -147,7 +170,7 @@ select distinct coalesce(v.identity, i.identity) from pg_depend d join inside r 
   left join lateral pg_identify_object('pg_class'::regclass, w.ev_class, 0) v on w.oid is not null,
   pg_identify_object(d.classid, d.objid, d.objsubid) i
  where d.deptype in ('n', 'a') and not exists (select from inside o where o.classid = d.classid and o.objid = d.objid)
-   and not exists (select from unnest($1) s where i.identity like '%' || s || '%' or v.identity like '%' || s || '%')
+   and not exists (select from unnest($1) s where position(quote_ident(s) in i.identity) > 0 or position(quote_ident(s) in v.identity) > 0)
  order by 1";
     let rows = target.query(SQL, &[&schemas]).await.doing(|| "looking for what needs an earlier generation".to_owned())?;
     Ok(rows.into_iter().map(|row| row.get(0)).collect())
@@ -173,6 +196,25 @@ pub(super) async fn note(
     let new: i64 = target.query_one(sql, &[&snapshot]).await.doing(doing)?.get(0);
     note_objects(target, new, incoming).await?;
     Ok(new)
+}
+
+/// Keeps the list of what is ours with the generation that stops serving: what hangs on its tables is somebody else's.
+pub(super) async fn keep_keys(target: &Client, generation: i64) -> Result<(), PostgresError> {
+    let sql = "insert into bullwork.generation_key select $1, kind, identity from bullwork.replicated on conflict do nothing";
+    target.execute(sql, &[&generation]).await.doing(|| "writing bullwork.generation_key".to_owned())?;
+    Ok(())
+}
+
+/// Brings the list back that was kept with a generation that serves again.
+pub(super) async fn restore_keys(target: &Client, generation: i64) -> Result<(), PostgresError> {
+    for sql in [
+        "delete from bullwork.replicated where $1 in (select generation from bullwork.generation_key)",
+        "insert into bullwork.replicated select kind, identity from bullwork.generation_key where generation = $1 on conflict do nothing",
+        "delete from bullwork.generation_key where generation = $1",
+    ] {
+        target.execute(sql, &[&generation]).await.doing(|| "writing bullwork.replicated".to_owned())?;
+    }
+    Ok(())
 }
 
 /// Notes what serves as generation `serving`.

@@ -170,7 +170,7 @@ pub(super) async fn look(run: &Run, config: &Config, exporter: &Connection, targ
         RulesError::Refused(text) => Refused(text).into(),
         RulesError::Postgres(error) => anyhow::Error::from(error),
     })?)?;
-    check_target(target, &source, &there, &config.enrichment.view_names()).await?;
+    check_target(target, &source, &there, config).await?;
     run.info("Start create Backup");
     run.progress(|p| p.phase = "definitions".to_owned());
     source.read_definitions(exporter, target).await?;
@@ -179,9 +179,9 @@ pub(super) async fn look(run: &Run, config: &Config, exporter: &Connection, targ
 }
 
 /// Refuses a target that the run could not finish on, before anything is changed.
-async fn check_target(target: &Client, source: &Source, there: &Graph, own_views: &HashSet<TableName>) -> anyhow::Result<()> {
+async fn check_target(target: &Client, source: &Source, there: &Graph, config: &Config) -> anyhow::Result<()> {
     let recorded = if state::exists(target).await? { state::recorded(target).await? } else { HashSet::new() };
-    let plan = drops::decide(there, &source.known(&recorded, own_views))?;
+    let plan = drops::decide(there, &source.known(&recorded, &config.enrichment.view_names()))?;
     let mut foreign: Vec<String> =
         plan.replaced.iter().map(|id| &there.nodes[id]).filter(|n| !n.owned).map(catalog::Node::told).collect();
     foreign.sort();
@@ -202,6 +202,15 @@ async fn check_target(target: &Client, source: &Source, there: &Graph, own_views
         lacking.is_empty(),
         "the target's role may not create in schema {}; grant create on the schema (or on the database, where it does not exist) to it",
         lacking.join(", ")
+    );
+    let may: bool = target
+        .query_one("select has_database_privilege(current_database(), 'create')", &[])
+        .await
+        .doing(|| "checking our rights on the target".to_owned())?
+        .get(0);
+    anyhow::ensure!(
+        may || config.swap.is_none(),
+        "the target's role may not create schemas, in which the copy is built beside the one that serves; grant create on the database to it, or set REPLICATION_SWAP=off"
     );
     Ok(())
 }
@@ -262,7 +271,8 @@ async fn free_here(target: &Client, database: &Database) -> Option<u64> {
     if !database.is_here() {
         return None;
     }
-    let row = target.query_one("select current_setting('data_directory', true)", &[]).await.ok()?;
+    // Hidden, and no error, where we may not know of it.
+    let row = target.query_opt("select setting from pg_settings where name = 'data_directory'", &[]).await.ok()??;
     let stat = nix::sys::statvfs::statvfs(row.get::<_, Option<String>>(0)?.as_str()).ok()?;
     Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }

@@ -129,10 +129,6 @@ async fn note(
         target.execute(sql, &[&serving, real, stand_in]).await.doing(doing)?;
     }
     generation::note_objects(target, earlier, objects).await?;
-    for id in objects {
-        let sql =
-            "insert into bullwork.replicated select type, identity from pg_identify_object($1, $2, 0) on conflict do nothing";
-        target.execute(sql, &[&id.0, &id.1]).await.doing(doing)?;
-    }
-    Ok(())
+    generation::keep_keys(target, serving).await?;
+    generation::restore_keys(target, earlier).await
 }

@@ -165,7 +165,10 @@ impl Source {
         let superuser = target.query_one(SUPERUSER, &[]).await.doing(|| "reading our rights on the target".to_owned())?.get(0);
         const SCHEMAS: &str = "select nspname::text from pg_namespace";
         let schemas = session.query(SCHEMAS, &[]).await.doing(|| "listing the source's schemas".to_owned())?;
-        let without_schemas = schemas.into_iter().map(|row| row.get::<_, String>(0)).filter(|s| catalog::is_own(s)).collect();
+        let without_schemas: Vec<String> =
+            schemas.into_iter().map(|row| row.get::<_, String>(0)).filter(|s| catalog::is_own(s)).collect();
+        let ours = |schema: &String| (format!("schema {schema}"), "its name is one of Bullwork's own; rename it".to_owned());
+        self.refused.extend(without_schemas.iter().map(ours));
         let options = ddl::Options { without_schemas, superuser, ..ddl::Options::default() };
         let catalogue = Catalogue::read(session, &options).await?;
         for refusal in catalogue.refusals() {

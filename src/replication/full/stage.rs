@@ -14,8 +14,8 @@ use super::generation::new_schema;
 use super::relocate::{self, Relocation};
 use super::source::Source;
 use super::target::{self, Fate, Judge};
-use super::{resume, state};
-use crate::postgres::{Doing, quote_identifier};
+use super::{generation, resume, state};
+use crate::postgres::Doing;
 use crate::replication::ddl::Kind;
 use crate::replication::incremental::watermark::SourceState;
 use crate::replication::settings::TableName;
@@ -129,8 +129,7 @@ impl<'s> Stage<'s> {
         let present = staying(self.there, self.plan);
         let mut tx = target.transaction().await.doing(|| "starting the transaction on the target".to_owned())?;
         for (_, stand_in) in self.source.relocation.schemas().filter(|_| !again) {
-            let sql = format!("create schema {}", quote_identifier(stand_in));
-            tx.batch_execute(&sql).await.doing(|| format!("making schema `{stand_in}`"))?;
+            generation::stage_schema(tx.client(), stand_in).await?;
         }
         let mut judge = Judge::new(self.source, self.there, self.foreign_keys);
         for (i, entry) in self.source.entries.iter().enumerate() {
@@ -145,7 +144,7 @@ impl<'s> Stage<'s> {
             }
             target::make_one(run, &mut tx, &mut judge, i, fate, &HashSet::new(), again).await?;
         }
-        refuse_live_references(tx.client(), self.plan).await?;
+        refuse_live_references(tx.client(), self.source, self.plan).await?;
         refuse_taken_names(tx.client(), self.source, self.plan).await?;
         if !again {
             resume::begin(tx.client(), digest, moment).await?;
@@ -157,7 +156,7 @@ impl<'s> Stage<'s> {
 }
 
 /// What is staged must not refer to what is replaced: it would go on doing so after the switch.
-async fn refuse_live_references(target: &Client, plan: &DropPlan) -> anyhow::Result<()> {
+async fn refuse_live_references(target: &Client, source: &Source, plan: &DropPlan) -> anyhow::Result<()> {
     const SQL: &str = r"
 with gone(oid) as (
   select unnest($1::oid[])
@@ -169,9 +168,12 @@ select distinct i.identity || ' needs ' || r.identity
   from pg_depend d join gone g on g.oid = d.refobjid, pg_identify_object(d.classid, d.objid, d.objsubid) i,
        pg_identify_object(d.refclassid, d.refobjid, 0) r
  where d.refclassid in ('pg_class'::regclass, 'pg_type'::regclass, 'pg_proc'::regclass) and d.deptype in ('n', 'a', 'i')
-   and i.identity like '%bullwork\_new\_%' order by 1";
+   and exists (select from unnest($2::text[]) s where starts_with(i.identity, quote_ident(s) || '.')
+               or position(' on ' || quote_ident(s) || '.' in i.identity) > 0 or position('for ' || quote_ident(s) || '.' in i.identity) > 0)
+ order by 1";
     let gone: Vec<u32> = movable(plan).iter().map(|id| id.1).collect();
-    let rows = target.query(SQL, &[&gone]).await.doing(|| "checking what the new definitions refer to".to_owned())?;
+    let staged: Vec<&str> = source.relocation.schemas().map(|(_, stand_in)| stand_in).collect();
+    let rows = target.query(SQL, &[&gone, &staged]).await.doing(|| "checking what the new definitions refer to".to_owned())?;
     let found: Vec<String> = rows.into_iter().map(|row| row.get(0)).collect();
     anyhow::ensure!(
         found.is_empty(),

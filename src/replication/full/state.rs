@@ -6,6 +6,7 @@
 //! replicated          kind and identity of everything the last run made
 //! saved_object        definitions that were taken away and are still to be made again
 //! staging, staged_…    what is being built beside the copy that serves
+//! generation_key      what was ours when an earlier copy stopped serving
 //! generation…         which copies there are, and what belongs to each
 //! ```
 //!
@@ -26,6 +27,7 @@ create table if not exists bullwork.replication_state (
   state text not null, phase text not null, started_at timestamptz not null, ended_at timestamptz,
   source_snapshot text, tables_done bigint not null default 0, tables_total bigint not null default 0, problem text
 );
+create table if not exists bullwork.staged_schema (name text primary key);
 create table if not exists bullwork.last_copy (one boolean primary key default true check (one), bytes bigint not null, ms bigint not null);
 create table if not exists bullwork.replicated (kind text not null, identity text not null, primary key (kind, identity));
 create table if not exists bullwork.saved_object (
@@ -39,6 +41,10 @@ create table if not exists bullwork.generation (
 create table if not exists bullwork.generation_schema (
   generation bigint not null references bullwork.generation on delete cascade, real text not null, stand_in text not null,
   primary key (generation, real)
+);
+create table if not exists bullwork.generation_key (
+  generation bigint not null references bullwork.generation on delete cascade, kind text not null, identity text not null,
+  primary key (generation, kind, identity)
 );
 create table if not exists bullwork.generation_object (
   generation bigint not null references bullwork.generation on delete cascade, classid oid not null, objid oid not null,
@@ -78,7 +84,8 @@ pub(super) struct Before {
 pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
     let sql = "select to_regclass('bullwork.replicated') is not null and to_regclass('bullwork.saved_object') is not null \
                and to_regclass('bullwork.replication_state') is not null and to_regclass('bullwork.generation_object') is not null \
-               and to_regclass('bullwork.staged_table') is not null and to_regclass('bullwork.last_copy') is not null";
+               and to_regclass('bullwork.staged_table') is not null and to_regclass('bullwork.last_copy') is not null \
+               and to_regclass('bullwork.staged_schema') is not null and to_regclass('bullwork.generation_key') is not null";
     Ok(target
         .query_one(sql, &[])
         .await

@@ -139,8 +139,7 @@ async fn stage_others(
             incoming.relocation.add(name.clone());
         }
         let stand_in = new_schema(&name.schema);
-        let sql = format!("create schema if not exists {}", quote_identifier(&stand_in));
-        target.batch_execute(&sql).await.doing(|| format!("making schema `{stand_in}`"))?;
+        generation::stage_schema(target, &stand_in).await?;
         incoming.schemas.insert(stand_in, name.schema.clone());
     }
     for (key, statements) in wanted {
@@ -229,6 +228,8 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     default_privileges(&mut tx, &objects).await?;
     let gone: HashSet<Key> = drops.gone.iter().filter_map(|id| Some(there.nodes.get(id)?.key())).collect();
     let made: HashSet<Key> = recorded.iter().filter(|key| !gone.contains(key)).chain(&incoming.made).cloned().collect();
+    generation::keep_keys(tx.client(), outgoing).await?;
+    tx.batch_execute("delete from bullwork.staged_schema").await?;
     state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
     let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
     super::resume::forget(tx.client()).await?;

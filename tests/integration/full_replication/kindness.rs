@@ -90,6 +90,18 @@ async fn sessions_of_others_that_are_at_work_count_and_ours_do_not() {
 }
 
 #[tokio::test]
+async fn a_query_that_would_write_to_the_source_is_refused() {
+    let mut world = World::new().await;
+    world.on_source(SOURCE).await;
+    let query = "with d as (delete from t returning 1) select false from d limit 1";
+    world.config.kindness = Kindness { busy: Some(Busy::Query(query.to_owned())), ..Kindness::default() };
+    let error = world.fail().await;
+    assert!(error.contains("REPLICATION_BUSY_QUERY") && error.contains("read-only transaction"), "{error}");
+    let left: i64 = world.source.query_one("select count(*) from t", &[]).await.unwrap().get(0);
+    assert_eq!(left, 10_000);
+}
+
+#[tokio::test]
 async fn a_query_that_says_nothing_useful_is_told_and_nothing_is_changed() {
     let mut world = World::new().await;
     world.on_source(SOURCE).await;

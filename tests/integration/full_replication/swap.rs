@@ -247,6 +247,71 @@ async fn awkward_objects_change_places_night_after_night() {
 }
 
 #[tokio::test]
+async fn the_night_after_a_rollback_keeps_what_is_somebodys_own() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+    world.on_source(SOURCE).await;
+    world.run().await;
+    world.run().await;
+    let own = "create schema mart; create view own_view as select * from a; create view mart.other as select day from second.b; \
+               create materialized view mart.filled as select count(*) as n from a; create function own_function(a) returns int language sql as 'select $1.day'";
+    world.on_target(own).await;
+    world.run().await;
+    let target = bullwork::postgres::Database::parse(&world.cluster.url("to")).unwrap();
+    let run = Run::new(serde_json::Map::new(), CancellationToken::new(), None);
+    for times in [1, 2] {
+        for _ in 0..times {
+            full::rollback(&run, &target).await.unwrap();
+        }
+        next_day(&world, times + 1).await;
+        let (_, lines) = world.run().await;
+        assert!(!lines.has("gone from the source, so dropped"), "{:?}", lines.all());
+        let seen = "select max(day)::text || (select max(day) from mart.other) || (select n from mart.filled) || max(own_function(a)) from own_view a";
+        let wanted = format!("{0}{0}500{0}", times + 1);
+        assert_eq!(world.text(&seen.replace("own_function(a)", "day")).await, wanted);
+        assert_eq!(world.text("select max(own_function(a))::text from a").await, (times + 1).to_string());
+    }
+    // What the source drops goes all the same, after a rollback too.
+    world.on_source("drop view v").await;
+    full::rollback(&run, &target).await.unwrap();
+    world.run().await;
+    assert_eq!(world.text("select to_regclass('v')::text").await, "");
+}
+
+#[tokio::test]
+async fn schemas_that_only_look_like_ours_are_somebodys_own() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent });
+    world.on_source(SOURCE).await;
+    world.on_source("create schema bullwork_new_here; create table bullwork_new_here.t (id int); create table bullwork_new_public (id int)").await;
+    world.on_target("create schema bullwork_new_x; create table bullwork_new_x.precious as select 1 as a; create schema bullwork_old1_x; create table bullwork_old1_x.precious as select 1 as a").await;
+    for _ in 0..3 {
+        let (summary, _) = world.run().await;
+        assert_eq!(summary.left_out, ["schema bullwork_new_here"]);
+    }
+    assert_eq!(world.text("select count(*)::text from bullwork_new_x.precious, bullwork_old1_x.precious").await, "1");
+    world.on_target("create schema bullwork_new_second; create table bullwork_new_second.precious as select 1 as a").await;
+    let error = world.fail().await;
+    assert!(error.contains("a schema `bullwork_new_second` that no run of ours made") && error.contains("rename it"), "{error}");
+    assert_eq!(world.text("select count(*)::text from bullwork_new_second.precious").await, "1");
+    world.on_target("alter schema bullwork_new_second rename to elsewhere").await;
+    world.run().await;
+}
+
+#[tokio::test]
+async fn generations_of_schemas_with_odd_names_go_in_their_time() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent });
+    world.on_source("create schema \"q\"\"q\"; create table \"q\"\"q\".a (id int primary key, d text default 'x', check (d <> 'y')); create schema \"p%_\\\"; create table \"p%_\\\".b (id int primary key)").await;
+    for _ in 0..3 {
+        let (_, lines) = world.run().await;
+        assert!(!lines.has("is kept, because"), "{:?}", lines.all());
+    }
+    let left = "select string_agg(nspname::text, ' ') from pg_namespace where starts_with(nspname, 'bullwork_')";
+    assert_eq!(world.text(left).await, "");
+}
+
+#[tokio::test]
 async fn a_target_without_an_earlier_copy_says_so() {
     let world = World::new().await;
     let target = bullwork::postgres::Database::parse(&world.cluster.url("to")).unwrap();
