@@ -46,6 +46,7 @@ watch_switches() {
     for ((number = 1; number <= switches; number++)); do
         note "copy and switch $number of $switches, two sessions read ..."
         log=$work/switch$number.log
+        sql "$target_port" postgres -c checkpoint
         printf 'copy %d\t%s' "$number" "$(now_ms)" >>"$work/windows"
         full_bullwork_as_cpus >"$log" 2>&1 || die "copy $number failed: $(tail -n 5 "$log")"
         printf '\t%s\t\n' "$(now_ms)" >>"$work/windows"
@@ -53,7 +54,7 @@ watch_switches() {
         from=$(moment "$log" 'End restore Backup')
         to=$(moment "$log" 'serves; the switch took')
         printf 'switch %d\t%s\t%s\t%s\n' "$number" "$from" "$to" "$(sed -n 's/.*the switch took \([0-9]*\) ms.*/\1/p' "$log")" >>"$work/windows"
-        readers_live || die "a reader failed: $(grep -vE '^pgbench: (client|thread)' "$work/readers.log" | tail -n 3)"
+        readers_live || die "a reader failed: $(grep -E 'aborted|ERROR|FATAL' "$work/readers.log" | head -n 3)"
     done
     wait_until 30 looked_since "$(now_ms)" || die "the readers stopped"
     kill "$readers"
