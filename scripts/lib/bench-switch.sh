@@ -28,11 +28,16 @@ looked_since() { awk -v since="$1" 'NF >= 7 { last = $5 * 1000 + $6 / 1000 } END
 readers_live() { kill -0 "$readers" 2>/dev/null && ! grep -qE 'aborted|ERROR|FATAL' "$work/readers.log"; }
 
 # moment FILE TEXT: milliseconds since the epoch of the log's line with that text.
-moment() { date -d "$(sed -n "/$2/s/.*\"timestamp\":\"\([^\"]*\)\".*/\1/p" "$1" | tail -n 1)" +%s%3N; }
+moment() {
+    local time
+    time=$(sed -n "/$2/s/.*\"time\":\"\([^\"]*\)\".*/\1/p" "$1" | tail -n 1)
+    [[ -n $time ]] || die "the log does not say \"$2\", which the switch is timed by: $(tail -n 2 "$1")"
+    date -d "$time" +%s%3N
+}
 
 # The name, the milliseconds from which and to which it lasted, and what the switch took, a line each.
 watch_switches() {
-    local number log
+    local number log from to
     fresh_target ''
     note "yesterday's copy ..."
     full_bullwork_as_cpus >"$work/yesterday.log" 2>&1 || die "the first copy failed: $(tail -n 5 "$work/yesterday.log")"
@@ -41,13 +46,15 @@ watch_switches() {
     for ((number = 1; number <= switches; number++)); do
         note "copy and switch $number of $switches, two sessions read ..."
         log=$work/switch$number.log
+        sql "$target_port" postgres -c checkpoint
         printf 'copy %d\t%s' "$number" "$(now_ms)" >>"$work/windows"
         full_bullwork_as_cpus >"$log" 2>&1 || die "copy $number failed: $(tail -n 5 "$log")"
         printf '\t%s\t\n' "$(now_ms)" >>"$work/windows"
         # All attempts lie between these two lines.
-        printf 'switch %d\t%s\t%s\t%s\n' "$number" "$(moment "$log" 'End restore Backup')" "$(moment "$log" 'serves; the switch took')" \
-            "$(sed -n 's/.*the switch took \([0-9]*\) ms.*/\1/p' "$log")" >>"$work/windows"
-        readers_live || die "a reader failed: $(grep -vE '^pgbench: (client|thread)' "$work/readers.log" | tail -n 3)"
+        from=$(moment "$log" 'End restore Backup')
+        to=$(moment "$log" 'serves; the switch took')
+        printf 'switch %d\t%s\t%s\t%s\n' "$number" "$from" "$to" "$(sed -n 's/.*the switch took \([0-9]*\) ms.*/\1/p' "$log")" >>"$work/windows"
+        readers_live || die "a reader failed: $(grep -E 'aborted|ERROR|FATAL' "$work/readers.log" | head -n 3)"
     done
     wait_until 30 looked_since "$(now_ms)" || die "the readers stopped"
     kill "$readers"
@@ -66,7 +73,8 @@ report_switches() {
         awk -v name="$name" -v from="$from" -v to="$to" -v took="$took" '
             $2 <= to && $3 >= from { wait[++count] = $1 }
             END { middle = int((count + 1) / 2)
-                  if (!count) { printf "| %s | 0 | | | %s |\n", name, took; exit }
-                  printf "| %s | %d | %.1f | %.1f | %s |\n", name, count, wait[middle], wait[count], took }' "$work/waits"
+                  if (!count) exit 1
+                  printf "| %s | %d | %.1f | %.1f | %s |\n", name, count, wait[middle], wait[count], took }' "$work/waits" ||
+            die "no reader's statement fell into $name"
     done < <(sort -s -k 1,1 "$work/windows")
 }

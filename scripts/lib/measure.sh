@@ -92,12 +92,12 @@ measure() {
         'BEGIN { printf "%s\t%s\t%.2f\t%.2f\t%.0f\t%.0f\n", name, real, user + sys, ticks / hz, memory / 1024, disk / 1024 }' >>"$work/results"
 }
 
-# counts PORT DATABASE: rows of every table.
+# counts PORT DATABASE: rows of every table that serves; an earlier copy is not looked at, an unfinished one is.
 counts() {
     sql "$1" "$2" -A -t <<'SQL' | sort
 select format('select %L, count(*) from %I.%I', relname, nspname, relname)
 from pg_class c join pg_namespace n on n.oid = relnamespace
-where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_schema$|bullwork$)'
+where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_schema$|bullwork($|_old[0-9]))'
 \gexec
 SQL
 }
