@@ -274,7 +274,9 @@ async fn a_job_of_three_locks_is_completed_once_by_a_redis_without_memory() {
         async move || queue.state(id).await.unwrap() == Some(State::Completed)
     };
     eventually("the first is completed", RECOVERY, done("1")).await;
-    eventually("the second waits for its next try", RECOVERY, async || queue.counts().await.unwrap().waiting == 1).await;
+    // It may be running again: whoever completes the first may take it in the same step.
+    let tried = async || queue.job("2").await.unwrap().is_some_and(|job| job.attempts_made >= 1);
+    eventually("the second was tried once", RECOVERY, tried).await;
     server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     eventually("the second is completed", RECOVERY, done("2")).await;
     consumer.stop(RECOVERY).await;
