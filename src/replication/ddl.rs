@@ -44,7 +44,6 @@ mod triggers;
 mod types;
 mod views;
 
-use std::collections::HashMap;
 use std::fmt;
 
 use tokio_postgres::Client;
@@ -432,12 +431,6 @@ impl Catalogue {
     #[must_use]
     pub fn tables(&self) -> &[Table] {
         &self.tables
-    }
-
-    /// The statements' places by kind and oid, for callers that treat some in their own way.
-    #[must_use]
-    pub fn by_object(&self) -> HashMap<(Kind, u32), usize> {
-        self.statements.iter().enumerate().map(|(i, s)| ((s.kind, s.oid), i)).collect()
     }
 }
 

@@ -148,6 +148,8 @@ pub struct Refused(pub String);
 struct Reached {
     /// The state row on the target is of this run.
     begun: AtomicBool,
+    /// The copy is built beside the one that serves.
+    beside: AtomicBool,
     tables: AtomicU64,
     totals: Arc<Totals>,
 }
@@ -202,7 +204,7 @@ async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::
             format!("target untouched: {serving}; what was built beside it was removed, because the disk is full")
         }
         "staging" => format!("target untouched: {serving}; the next run goes on with what was built beside it, or removes it"),
-        "finishing" if config.swap.is_some() && !in_place(&target).await? => {
+        "finishing" if reached.beside.load(Ordering::Acquire) => {
             format!("{serving}, but not all of somebody's own views and keys; run restart:full-replication")
         }
         "loading" => format!(
@@ -252,6 +254,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         run.warn(format!("replacing in place, not beside the copy that serves: {reason}"));
     }
     let swap = config.swap.filter(|_| objection.is_none());
+    reached.beside.store(swap.is_some(), Ordering::Release);
     let drawn = plan::draw(&target, config, &looked, &plan, (room, objection)).await?;
     run.info_with(drawn.to_string(), serde_json::json!({"plan": drawn}));
     let plan::Looked { there, mut source } = looked;
@@ -378,12 +381,6 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
         left_out: source.refused.iter().map(|(what, _)| what.clone()).chain(judge.skipped()).chain(unfit).collect(),
         broken,
     })
-}
-
-/// Whether the last run worked in place.
-async fn in_place(target: &Connection) -> anyhow::Result<bool> {
-    let sql = "select not exists (select from bullwork.generation g, bullwork.replication_state s where g.serves and g.made_at >= s.started_at)";
-    Ok(target.query_one(sql, &[]).await.doing(|| "reading bullwork.generation".to_owned())?.get(0))
 }
 
 /// Starts the source's transaction and shares its snapshot.

@@ -65,12 +65,13 @@ mod foreign_keys;
 mod late;
 pub mod mapping;
 pub(super) mod stream;
+mod tell;
 pub mod watermark;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::catalogue::Relation;
 use self::mapping::Plan;
@@ -89,8 +90,6 @@ use crate::worker::run::Stopped;
 const LOCK_TIMEOUT: &str = "60s";
 /// Longest wait for the target's answer to `ROLLBACK` after a failure.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
-/// Above this, numbers lose digits in programs that read JSON numbers as doubles.
-const EXACT_IN_JSON: u64 = (1 << 53) - 1;
 
 /// Text output that reads the same on every server, and nothing that ends a long transaction.
 /// `row_security = off` turns silently filtered rows into an error.
@@ -310,7 +309,7 @@ impl Incremental {
             work.push(self.inspect(run, target, (state, applied), table, relation).await?);
         }
         for item in &work {
-            tell_before(run, item);
+            tell::before(run, item);
         }
 
         let mut oids: Vec<u32> = work.iter().map(|item| item.target.oid).collect();
@@ -335,7 +334,7 @@ impl Incremental {
                 target.batch_execute(&analyze).await.doing(|| format!("analyzing table `{}`", item.plan.table))?;
             }
             let after = catalogue::highest(target, &item.plan.table, &item.plan.key).await?;
-            tell_after(run, item, after, copied.rows);
+            tell::after(run, item, after, copied.rows);
             let mark = Watermark { rules: Some(item.rules.clone()), ..Watermark::new(&item.plan, item.target.oid, after, state) };
             watermark::store(target, &item.plan.table, &mark).await?;
             summary.rows += copied.rows;
@@ -467,66 +466,4 @@ async fn copy_table(
         ));
     }
     Ok(copied)
-}
-
-fn tell_before(run: &Run, item: &Work) {
-    let table = &item.plan.table;
-    let index = if item.plan.key.ordered { index_value(item.before.unwrap_or(0)) } else { Value::Null };
-    run.info_with(
-        format!("{table} last record index target {}", index_text(&index)),
-        json!({ "last_record_index_before_replication": index, "table_name": table.to_string() }),
-    );
-    match &item.late {
-        Late::FirstLoad => run.info(format!("{table} table is empty on the target: first full load")),
-        Late::Everything(reason) => {
-            run.info(format!("{table} healing pass: every key that may be on the target is compared, because {reason}"));
-        }
-        Late::Since(_) => {}
-    }
-}
-
-fn tell_after(run: &Run, item: &Work, after: Option<i64>, rows: u64) {
-    let table = &item.plan.table;
-    let name = table.to_string();
-    let value = |index: Option<i64>| if item.plan.key.ordered { index_value(index.unwrap_or(0)) } else { Value::Null };
-    let (before, after) = (value(item.before), value(after));
-    run.info(format!("{table} table copy returned: COPY {rows}"));
-    run.info_with(
-        format!("{table} last record index target after replication {}", index_text(&after)),
-        json!({ "last_record_index_after_replication": after, "table_name": name }),
-    );
-    run.info_with(
-        format!("Total of {table} imported {rows}"),
-        json!({
-            "last_record_index_before_replication": before,
-            "last_record_index_after_replication": after,
-            "total_records_replicated": rows,
-            "table_name": name,
-        }),
-    );
-}
-
-/// A key as a JSON number while every reader keeps its digits, as text beyond.
-fn index_value(index: i64) -> Value {
-    if index.unsigned_abs() <= EXACT_IN_JSON { json!(index) } else { json!(index.to_string()) }
-}
-
-fn index_text(index: &Value) -> String {
-    match index {
-        Value::String(text) => text.clone(),
-        Value::Null => "none".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indexes_beyond_two_to_the_53_keep_their_digits_as_text() {
-        assert_eq!(index_value(9_007_199_254_740_991), json!(9_007_199_254_740_991_i64));
-        assert_eq!(index_value(9_007_199_254_740_993), json!("9007199254740993"));
-        assert_eq!(index_value(i64::MIN), json!("-9223372036854775808"));
-    }
 }

@@ -5,7 +5,7 @@
 //! are built side by side as soon as its rows are committed; then its keys are attached to them,
 //! its marks set, and it is analysed.
 
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -381,65 +381,6 @@ impl Pool<'_> {
 /// A key, or extended statistics, is there already.
 fn was_attached(error: &tokio_postgres::Error) -> bool {
     resume::is_done(error, Kind::Key) || error.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
-}
-
-/// Validates foreign keys, those of one table one after the other (they lock each other out).
-/// Returns the names of those that do not hold, when they may.
-pub(super) async fn validate(
-    run: &Run,
-    sessions: &Sessions<'_>,
-    keys: Vec<Validation>,
-    workers: usize,
-) -> anyhow::Result<Vec<String>> {
-    let mut by_table: HashMap<String, Vec<Validation>> = HashMap::new();
-    let mut order = Vec::new();
-    for key in keys {
-        let list = by_table.entry(key.table.clone()).or_default();
-        if list.is_empty() {
-            order.push(key.table.clone());
-        }
-        list.push(key);
-    }
-    let workers = workers.min(order.len());
-    let waiting: Mutex<Vec<Vec<Validation>>> =
-        Mutex::new(order.into_iter().rev().filter_map(|table| by_table.remove(&table)).collect());
-    let broken = Mutex::new(Vec::new());
-    let worker = || async {
-        let target = sessions.target_for_one_of(workers).await?;
-        loop {
-            let Some(keys) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
-                return Ok::<_, anyhow::Error>(());
-            };
-            for key in keys {
-                let start = Instant::now();
-                let item = format!("{} {}", key.table, key.name);
-                match target.batch_execute(&key.sql).await.doing(|| format!("validating foreign key {item}")) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        let Some(because) = key.may_fail else { return Err(error.into()) };
-                        run.warn(format!("{error}; it stays NOT VALID, because {because}"));
-                        broken.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-                        continue;
-                    }
-                }
-                run.info_with(
-                    format!("FK CONSTRAINT {item}"),
-                    json!({"item_kind": "FK CONSTRAINT", "item": item, "table_name": key.table, "duration_ms": millis(start)}),
-                );
-            }
-        }
-    };
-    futures_util::future::try_join_all((0..workers).map(|_| worker())).await?;
-    Ok(broken.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// A foreign key whose rows are still to be looked at.
-pub(super) struct Validation {
-    pub(super) table: String,
-    pub(super) name: String,
-    pub(super) sql: String,
-    /// Why a broken one is told and left unvalidated; nothing: it may not be broken.
-    pub(super) may_fail: Option<&'static str>,
 }
 
 pub(super) fn millis(start: Instant) -> u64 {

@@ -7,13 +7,13 @@ use std::time::Instant;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use super::build::{self, Validation, millis};
+use super::build::millis;
 use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
 use super::session::Sessions;
 use super::source::Source;
 use super::tables::SourceKey;
 use super::target::{Fate, Judge};
-use super::{resume, saved};
+use super::{keys, resume, saved};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
 use crate::replication::ddl::{Kind, Section, Statement};
 use crate::worker::Run;
@@ -89,11 +89,9 @@ pub(super) async fn finish(
             }
             Err(error) => return Err(error).doing(|| format!("making foreign key {item}")).map_err(Into::into),
         }
-        if let Some(sql) = &key.validate {
-            validations.push(Validation { table: key.table.to_string(), name: key.name.clone(), sql: sql.clone(), may_fail });
-        }
+        validations.extend(keys::Validation::of(key, may_fail));
     }
-    broken.extend(build::validate(run, sessions, validations, workers).await?);
+    broken.extend(keys::validate(run, sessions, validations, workers).await?);
 
     run.progress(|p| p.phase = "triggers and comments".to_owned());
     make_some(run, target, source, judge, again, |e| LAST.contains(&e.kind) && e.section == Section::Post).await?;

@@ -3,9 +3,11 @@
 //! Those of one table are one step, because validations of one table lock each other out. Making a key locks both tables
 //! against validation and ANALYZE, so a step waits while anything of that kind goes on at one of its tables.
 //!
-//! The other keys (of partitioned or kept tables, and such as need not hold) are made at the end ([`super::finish`]).
+//! The other keys (of partitioned or kept tables, and such as need not hold) are made at the end ([`super::finish`]) and
+//! validated here, several tables at a time.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
@@ -14,10 +16,11 @@ use tokio_postgres::Client;
 use super::build::{Work, millis};
 use super::catalog::PG_CONSTRAINT;
 use super::resume;
+use super::session::Sessions;
 use super::source::Source;
 use super::tables::SourceKey;
 use super::target::Judge;
-use crate::postgres::Doing;
+use crate::postgres::{Doing, PostgresError};
 use crate::replication::ddl::Kind;
 use crate::worker::Run;
 
@@ -66,15 +69,80 @@ pub(super) async fn make(run: &Run, target: &Client, keys: &TableKeys, again: bo
             result => result.doing(|| format!("making foreign key {item}"))?,
         }
     }
-    for key in &keys.keys {
-        let Some(sql) = &key.validate else { continue };
-        let start = Instant::now();
-        let (item, table) = (format!("{} {}", key.table, key.name), key.table.to_string());
-        target.batch_execute(sql).await.doing(|| format!("validating foreign key {item}"))?;
-        run.info_with(
-            format!("FK CONSTRAINT {item}"),
-            json!({"item_kind": "FK CONSTRAINT", "item": item, "table_name": table, "duration_ms": millis(start)}),
-        );
+    for key in keys.keys.iter().filter_map(|key| Validation::of(key, None)) {
+        validate_one(run, target, &key).await?;
     }
+    Ok(())
+}
+
+/// Validates foreign keys, those of one table one after the other (they lock each other out).
+/// Returns the names of those that do not hold, when they may.
+pub(super) async fn validate(
+    run: &Run,
+    sessions: &Sessions<'_>,
+    keys: Vec<Validation>,
+    workers: usize,
+) -> anyhow::Result<Vec<String>> {
+    let mut by_table: HashMap<String, Vec<Validation>> = HashMap::new();
+    let mut order = Vec::new();
+    for key in keys {
+        let list = by_table.entry(key.table.clone()).or_default();
+        if list.is_empty() {
+            order.push(key.table.clone());
+        }
+        list.push(key);
+    }
+    let workers = workers.min(order.len());
+    let waiting: Mutex<Vec<Vec<Validation>>> =
+        Mutex::new(order.into_iter().rev().filter_map(|table| by_table.remove(&table)).collect());
+    let broken = Mutex::new(Vec::new());
+    let worker = || async {
+        let target = sessions.target_for_one_of(workers).await?;
+        loop {
+            let Some(keys) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
+                return Ok::<_, anyhow::Error>(());
+            };
+            for key in keys {
+                if let Err(error) = validate_one(run, &target, &key).await {
+                    let Some(because) = key.may_fail else { return Err(error.into()) };
+                    run.warn(format!("{error}; it stays NOT VALID, because {because}"));
+                    broken.lock().unwrap_or_else(PoisonError::into_inner).push(key.told());
+                }
+            }
+        }
+    };
+    futures_util::future::try_join_all((0..workers).map(|_| worker())).await?;
+    Ok(broken.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A foreign key whose rows are still to be looked at.
+pub(super) struct Validation {
+    pub(super) table: String,
+    pub(super) name: String,
+    pub(super) sql: String,
+    /// Why a broken one is told and left unvalidated; nothing: it may not be broken.
+    pub(super) may_fail: Option<&'static str>,
+}
+
+impl Validation {
+    /// Nothing where making the key looked at the rows already.
+    pub(super) fn of(key: &SourceKey, may_fail: Option<&'static str>) -> Option<Self> {
+        let sql = key.validate.clone()?;
+        Some(Validation { table: key.table.to_string(), name: key.name.clone(), sql, may_fail })
+    }
+
+    fn told(&self) -> String {
+        format!("{} {}", self.table, self.name)
+    }
+}
+
+async fn validate_one(run: &Run, target: &Client, key: &Validation) -> Result<(), PostgresError> {
+    let start = Instant::now();
+    let item = key.told();
+    target.batch_execute(&key.sql).await.doing(|| format!("validating foreign key {item}"))?;
+    run.info_with(
+        format!("FK CONSTRAINT {item}"),
+        json!({"item_kind": "FK CONSTRAINT", "item": item, "table_name": key.table, "duration_ms": millis(start)}),
+    );
     Ok(())
 }

@@ -90,7 +90,7 @@ pub(super) async fn relocate(
         }
     }
     drop(judge);
-    source.relocate(Relocation::new(names, new_schema));
+    source.relocate(Relocation::new(names, new_schema), &functions.late);
     Ok(functions)
 }
 
@@ -228,14 +228,15 @@ pub(super) fn movable(plan: &DropPlan) -> Vec<ObjectId> {
 }
 
 impl Source {
-    /// Exchanges the names in all definitions.
-    fn relocate(&mut self, relocation: Relocation) {
+    /// Exchanges the names in all definitions but the late ones, which are run when everything has its real name again.
+    fn relocate(&mut self, relocation: Relocation, late: &[usize]) {
         let change = |text: &mut String| {
             if let std::borrow::Cow::Owned(changed) = relocation.sql(text) {
                 *text = changed;
             }
         };
-        self.entries.iter_mut().for_each(|entry| change(&mut entry.sql));
+        let early = self.entries.iter_mut().enumerate().filter(|(i, _)| !late.contains(i));
+        early.for_each(|(_, entry)| change(&mut entry.sql));
         for index in self.indexes.values_mut().flatten() {
             change(&mut index.definition);
             index.marks.iter_mut().for_each(change);

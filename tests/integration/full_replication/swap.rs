@@ -279,6 +279,18 @@ async fn the_night_after_a_rollback_keeps_what_is_somebodys_own() {
 }
 
 #[tokio::test]
+async fn a_function_that_changes_to_a_type_of_the_new_copy_changes_with_the_switch() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+    world.on_source("create function f() returns int language sql as 'select 1'; create table t (id int)").await;
+    world.run().await;
+    world.on_source("drop function f(); create type fresh as enum ('new'); create function f() returns fresh language sql as $$select 'new'::fresh$$").await;
+    let (summary, lines) = world.run().await;
+    assert_eq!((summary.left_out, world.text("select f()::text").await), (vec![], "new".to_owned()), "{:?}", lines.all());
+    assert!(!lines.has("left out function"), "{:?}", lines.all());
+}
+
+#[tokio::test]
 async fn schemas_that_only_look_like_ours_are_somebodys_own() {
     let mut world = World::new().await;
     world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent });
