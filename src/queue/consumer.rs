@@ -2,13 +2,15 @@
 //!
 //! - A *feeder* takes jobs while fewer than [`ConsumerOptions::concurrency`] are run; when none waits, it blocks on a
 //!   connection of its own until one comes.
-//! - A *lane* runs a job, settles it, and takes the next one in the same step.
+//! - A *lane* runs a job, settles it, and takes the next one in the same step; lanes that are done at the same time take their
+//!   *turns* together.
 //! - The *keeper* renews all locks; a run whose lock is lost is dropped at its next await.
 //! - The *maintainer* moves due jobs and puts back those whose worker vanished.
 
 mod feeder;
 mod keeper;
 mod lane;
+mod turns;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::turns::Turns;
 use super::{Failure, Job, Queue, QueueError};
 
 /// After an error of Redis's.
@@ -124,6 +127,7 @@ struct Shared {
     options: ConsumerOptions,
     handler: Box<dyn Fn(ActiveJob) -> Handling + Send + Sync>,
     slots: Arc<Semaphore>,
+    turns: Turns,
     running: Mutex<HashMap<String, Running>>,
     /// Take nothing more.
     quiet: CancellationToken,
@@ -171,6 +175,7 @@ impl Consumer {
             options,
             handler: Box::new(move |job| Box::pin(handler(job))),
             slots: Arc::new(Semaphore::new(options.concurrency)),
+            turns: Turns::begin(queue, options.concurrency, options.lock),
             running: Mutex::default(),
             quiet: CancellationToken::new(),
             abandon: CancellationToken::new(),

@@ -3,7 +3,7 @@
 use crate::redis::RedisError;
 
 /// Why an operation on a queue was refused or not possible.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
     /// Redis cannot be reached or answered with an error, or would take no piece of that size ([`RedisError::TooLarge`]).
     #[error(transparent)]

@@ -85,6 +85,33 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn of(value: Value) -> Result<Answer, QueueError> {
+        let mut rest = match value {
+            Value::Array(values) => values.into_iter(),
+            _ => Vec::new().into_iter(),
+        };
+        match rest.next() {
+            Some(Value::Int(code)) => Ok(Answer { code, rest }),
+            _ => Err(QueueError::Answer("it does not begin with a code".into())),
+        }
+    }
+
+    /// The answer, unless it is a refusal; `id` is the job it is about.
+    pub(super) fn accepted(mut self, id: &str) -> Result<Answer, QueueError> {
+        match self.code {
+            0.. => Ok(self),
+            -1 => Err(QueueError::Missing(id.to_owned())),
+            -2 | -6 => Err(QueueError::LockLost(id.to_owned())),
+            -3 => Err(QueueError::NotActive(id.to_owned())),
+            -4 => Err(QueueError::NotDelayed(id.to_owned())),
+            -5 => Err(QueueError::Locked(id.to_owned())),
+            -8 => Err(QueueError::ActiveJobs(self.text()?.parse().unwrap_or(0))),
+            -7 => Err(QueueError::NotFinished(id.to_owned())),
+            -9 => Err(QueueError::WrongType(self.text()?)),
+            other => Err(QueueError::Answer(format!("code {other}"))),
+        }
+    }
+
     /// The next text of the answer.
     pub(super) fn text(&mut self) -> Result<String, QueueError> {
         self.rest.next().map(text_of).ok_or_else(|| QueueError::Answer("it is too short".into()))
@@ -163,22 +190,6 @@ impl Queue {
                 other => break other?,
             }
         };
-        let mut rest = values.into_iter();
-        let Some(Value::Int(code)) = rest.next() else {
-            return Err(QueueError::Answer("it does not begin with a code".into()));
-        };
-        let mut answer = Answer { code, rest };
-        match code {
-            0.. => Ok(answer),
-            -1 => Err(QueueError::Missing(id.to_owned())),
-            -2 | -6 => Err(QueueError::LockLost(id.to_owned())),
-            -3 => Err(QueueError::NotActive(id.to_owned())),
-            -4 => Err(QueueError::NotDelayed(id.to_owned())),
-            -5 => Err(QueueError::Locked(id.to_owned())),
-            -8 => Err(QueueError::ActiveJobs(answer.text()?.parse().unwrap_or(0))),
-            -7 => Err(QueueError::NotFinished(id.to_owned())),
-            -9 => Err(QueueError::WrongType(answer.text()?)),
-            other => Err(QueueError::Answer(format!("code {other}"))),
-        }
+        Answer::of(Value::Array(values))?.accepted(id)
     }
 }

@@ -42,6 +42,16 @@ pub enum Renewed {
     Lost,
 }
 
+/// A run that is done, and the one after it.
+pub(super) struct Turn<'a> {
+    pub(super) job: &'a Job,
+    pub(super) token: &'a str,
+    /// As JSON.
+    pub(super) result: &'a str,
+    /// Token of the run after it.
+    pub(super) next: &'a str,
+}
+
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
@@ -136,17 +146,47 @@ impl Queue {
         next: &str,
         lock: Duration,
     ) -> Result<Taken, QueueError> {
-        if self.limiter().is_some() || self.metrics_kept() > 0 {
+        if !self.takes_in_turn() {
             self.complete(job, token, value, None).await?;
             // Whatever went wrong here will go wrong at the next look, too; the job is completed.
             return Ok(self.take(next, lock, Admission::Any).await.unwrap_or(Taken::Empty));
         }
-        let result = value.to_string();
-        let (count, age) = job.keep_completed().limits();
-        let mut call = self.call(&scripts::COMPLETE_AND_TAKE, &self.keys().of_run(&job.id));
-        call.arg(&job.id).arg(token).arg(&result).arg(json!({"jobId": job.id, "val": result}).to_string());
-        call.arg(count).arg(age).arg(next).arg(milliseconds(lock));
-        self.taken(self.run(&job.id, &call).await?, call.now).await
+        let turn = Turn { job, token, result: &value.to_string(), next };
+        self.turn_over(&[turn], lock).await?.pop().unwrap_or(Ok(Taken::Empty))
+    }
+
+    /// Completes the jobs of several runs and takes as many others, in one step. An answer for each, in their order; the error is
+    /// for all of them. Neither limits nor counts: see [`Queue::takes_in_turn`].
+    pub(super) async fn turn_over(
+        &self,
+        turns: &[Turn<'_>],
+        lock: Duration,
+    ) -> Result<Vec<Result<Taken, QueueError>>, QueueError> {
+        let keys: Vec<String> = turns.iter().flat_map(|turn| self.keys().of_run(&turn.job.id)).collect();
+        let mut call = self.call(&scripts::COMPLETE_AND_TAKE, &keys);
+        call.arg(milliseconds(lock));
+        for Turn { job, token, result, next } in turns {
+            let (count, age) = job.keep_completed().limits();
+            call.arg(&job.id).arg(*token).arg(*result).arg(json!({"jobId": job.id, "val": result}).to_string());
+            call.arg(count).arg(age).arg(*next);
+        }
+        let now = call.now;
+        let id = turns.first().map_or("", |turn| &turn.job.id);
+        let mut answers = self.run(id, &call).await?.values();
+        let mut all = Vec::with_capacity(turns.len());
+        for turn in turns {
+            let answer = Answer::of(answers.next().unwrap_or(redis::Value::Nil)).and_then(|answer| answer.accepted(&turn.job.id));
+            all.push(match answer {
+                Ok(answer) => self.taken(answer, now).await,
+                Err(error) => Err(error),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Whether [`Queue::turn_over`] may be used: limits and minutes to count in belong to steps of their own.
+    pub(super) fn takes_in_turn(&self) -> bool {
+        self.limiter().is_none() && self.metrics_kept() == 0
     }
 
     /// Keeps the job for another `lock`, and learns whether it is to be cancelled.

@@ -24,6 +24,7 @@ mod parse_logs;
 mod postgres;
 mod queue;
 mod queue_consumer;
+mod queue_turns;
 mod redis_addresses;
 mod redis_cluster;
 mod redis_consumer_faults;

@@ -307,7 +307,7 @@ async fn a_result_that_redis_does_not_take_is_a_failed_attempt_and_harms_no_othe
         reaches(&queue, &large, State::Failed).await;
         let failing = add(&queue, json!({"size": 3_000_000, "fails": true}), 1).await;
         reaches(&queue, &failing, State::Failed).await;
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         for (id, attempts) in [(&large, 2), (&failing, 1)] {
             let job = queue.job(id).await.unwrap().unwrap();
             let reason = job.failed_reason.unwrap();

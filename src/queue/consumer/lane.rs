@@ -89,7 +89,7 @@ async fn handle(shared: &Shared, active: ActiveJob, lost: &CancellationToken) ->
 
 /// Tells Redis how the run ended, again and again while Redis is away, until the lock must have run out. The next job and
 /// its token, when one was taken.
-async fn settle(shared: &Shared, job: &Job, token: &str, mut end: End) -> Option<(Job, String)> {
+async fn settle(shared: &Shared, job: &Arc<Job>, token: &str, mut end: End) -> Option<(Job, String)> {
     let queue = &shared.queue;
     let started = Instant::now();
     let next = identity::new_token();
@@ -98,6 +98,7 @@ async fn settle(shared: &Shared, job: &Job, token: &str, mut end: End) -> Option
             End::Done(value) if shared.quiet.is_cancelled() => {
                 queue.complete(job, token, value, None).await.map(|_| Taken::Empty)
             }
+            End::Done(value) if queue.takes_in_turn() => shared.turns.take(job, token, value.to_string(), &next).await,
             End::Done(value) => queue.complete_and_take(job, token, value, &next, shared.options.lock).await,
             End::Failed(failure) => queue.fail(job, token, failure).await.map(|_| Taken::Empty),
             End::Cancelled(by) => {

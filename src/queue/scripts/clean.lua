@@ -67,7 +67,7 @@ for i = 1, #ids do
     if name and is_finished then
       release_debounce(q, id, name)
     elseif name then
-      redis.call('DEL', q.prefix .. 'de:' .. name)
+      drop_debounce(q, id, name)
     end
     forget(q.prefix, id)
     redis.call('DEL', ARGV[4] .. id)

@@ -4,11 +4,18 @@ local function forget(prefix, id)
   redis.call('DEL', prefix .. id, prefix .. id .. ':logs')
 end
 
--- The debounce `name` ends with its job unless it has an expiry.
-local function release_debounce(q, id, name)
+-- Ends the debounce `name` of a job that is removed, unless another job holds it by now, which Bull does not ask.
+local function drop_debounce(q, id, name)
   local key = q.prefix .. 'de:' .. name
-  if redis.call('TYPE', key).ok == 'string' and redis.call('PTTL', key) == -1 and redis.call('GET', key) == id then
+  if redis.call('TYPE', key).ok == 'string' and redis.call('GET', key) == id then
     redis.call('DEL', key)
+  end
+end
+
+-- The debounce `name` ends with the end of its job unless it has an expiry.
+local function release_debounce(q, id, name)
+  if redis.call('PTTL', q.prefix .. 'de:' .. name) == -1 then
+    drop_debounce(q, id, name)
   end
 end
 

@@ -19,7 +19,7 @@ local function delete(id)
   if is_hash(job) then
     local name = redis.call('HGET', job, 'deid')
     if name then
-      redis.call('DEL', q.prefix .. 'de:' .. name)
+      drop_debounce(q, id, name)
     end
   end
   forget_limited(q, id)

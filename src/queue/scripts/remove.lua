@@ -30,7 +30,7 @@ forget_limited(q, id)
 if kind == 'hash' then
   local name = redis.call('HGET', KEYS[12], 'deid')
   if name then
-    redis.call('DEL', q.prefix .. 'de:' .. name)
+    drop_debounce(q, ARGV[4], name)
   end
   forget(q.prefix, id)
 elseif traces == 0 then

@@ -48,7 +48,10 @@ pub(super) struct Model {
     pub(super) paused: bool,
     pub(super) counter: i64,
     pub(super) jobs: BTreeMap<String, Job>,
-    pub(super) debounces: BTreeMap<String, String>,
+    /// Who holds which, and whether it is held for a time, whatever becomes of the job.
+    pub(super) debounces: BTreeMap<String, (String, bool)>,
+    /// Runs in the time of the rate limit.
+    pub(super) begun: u64,
     /// Next slot of the one schedule.
     pub(super) schedule: Option<i64>,
 }
@@ -71,10 +74,10 @@ impl Model {
         self.counter += 1;
         let id = custom.map_or_else(|| self.counter.to_string(), str::to_owned);
         if let Some(debounce) = &options.debounce {
-            if let Some(holder) = self.debounces.get(&debounce.id) {
+            if let Some((holder, _)) = self.debounces.get(&debounce.id) {
                 return Err(holder.clone());
             }
-            self.debounces.insert(debounce.id.clone(), id.clone());
+            self.debounces.insert(debounce.id.clone(), (id.clone(), debounce.ttl.is_some()));
         }
         let place = if options.delay > 0 { Place::Delayed } else { self.line() };
         let score = (self.now + options.delay) * 4096 + self.counter % 4096;
@@ -97,7 +100,7 @@ impl Model {
 
     pub(super) fn remove(&mut self, id: &str) {
         self.jobs.remove(id);
-        self.debounces.retain(|_, holder| holder != id);
+        self.debounces.retain(|_, (holder, _)| holder != id);
     }
 
     fn job(&mut self, id: &str) -> &mut Job {
@@ -136,13 +139,16 @@ impl Model {
     }
 
     pub(super) fn put_off(&mut self, id: &str, wait: i64) {
-        let score = (self.now + wait) * 4096 + Self::low_bits(id);
+        self.put_off_to(id, (self.now + wait) * 4096 + Self::low_bits(id));
+    }
+
+    pub(super) fn put_off_to(&mut self, id: &str, score: i64) {
         let job = self.leave_active(id);
         (job.place, job.score) = (Place::Delayed, score);
     }
 
     pub(super) fn finish(&mut self, id: &str, place: Place) {
-        self.debounces.retain(|_, holder| holder != id);
+        self.debounces.retain(|_, (holder, timed)| *timed || holder != id);
         let now = self.now;
         let job = self.leave_active(id);
         let keep = if place == Place::Failed { job.options.remove_on_fail } else { job.options.remove_on_complete };
@@ -250,9 +256,20 @@ impl Model {
         };
         let gone: BTreeSet<String> = self.jobs.iter().filter(|(id, job)| old(id, job)).map(|(id, _)| id.clone()).collect();
         for id in &gone {
-            self.remove(id);
+            if matches!(place, Place::Completed | Place::Failed) {
+                // Its debounce ended with the job, or has a time of its own.
+                self.jobs.remove(id);
+            } else {
+                self.remove(id);
+            }
         }
         gone
+    }
+
+    /// Deletes everything but what is held for a time by a job that is gone already.
+    pub(super) fn obliterate(&mut self) {
+        self.debounces.retain(|_, (holder, _)| !self.jobs.contains_key(holder));
+        *self = Model { now: self.now, debounces: std::mem::take(&mut self.debounces), ..Model::default() };
     }
 
     /// Whether a run waits for its time or its end.

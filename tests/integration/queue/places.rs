@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bullwork::queue::{
-    Added, Admission, Armed, Backoff, CancelOutcome, Debounce, Failed, Failure, Job, JobOptions, Keep, NewJob, Queue, QueueError,
-    Renewed, Repeat, State, Taken,
+    Added, Admission, Armed, Backoff, CancelOutcome, Debounce, Failed, Failure, Job, JobOptions, Keep, Limiter, NewJob, Queue,
+    QueueError, Renewed, Repeat, State, Taken,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -19,6 +19,10 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const STALLS: u32 = 2;
 const BACKOFF: u64 = 300;
 const EVERY: u64 = 700;
+/// Runs in the time of the rate limit.
+const MOST: u64 = 3;
+/// Redis's own clock goes on: what expires there must not do so by itself.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// One thing that a producer, worker or operator does; `n` chooses the job or the run.
 #[derive(Clone, Debug)]
@@ -27,6 +31,15 @@ enum Act {
     Take {
         sequential: bool,
     },
+    /// As a worker with a rate limit.
+    TakeLimited {
+        sequential: bool,
+        grouped: bool,
+    },
+    /// The time of all rate limits is over.
+    LimitsEnd,
+    /// The time of a debounce is over.
+    DebounceEnds(u8),
     /// A blocking move whose client dies before it claims the job.
     MoveAndDie,
     Complete(usize),
@@ -65,7 +78,14 @@ fn options() -> impl Strategy<Value = JobOptions> {
         1 => (1_u64..3).prop_map(Keep::Count),
         1 => (0_u64..3, prop::option::of(1_u64..3)).prop_map(|(seconds, count)| Keep::Age { seconds, count }),
     ];
-    let debounce = prop::option::weighted(0.3, (0_u8..2).prop_map(|n| Debounce { id: format!("d{n}"), ttl: None }));
+    let debounce = prop::option::weighted(
+        0.3,
+        (0_u8..3, any::<bool>()).prop_map(|(n, either)| Debounce {
+            id: format!("d{n}"),
+            // One that its job holds, one that its time holds, and one that is asked for as either.
+            ttl: (n == 1 || n == 2 && either).then_some(LONG.as_millis() as u64),
+        }),
+    );
     let order = (0_i64..3, 0_u32..3, any::<bool>(), 1_u32..4, any::<bool>());
     (order, keep.clone(), keep, debounce).prop_map(|((delay, priority, lifo, attempts, waits), complete, fail, debounce)| {
         JobOptions {
@@ -87,6 +107,9 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (options(), 1_usize..4).prop_map(|(options, many)| Act::Add(Box::new(options), many)),
         10 => any::<bool>().prop_map(|sequential| Act::Take { sequential }),
+        4 => (any::<bool>(), any::<bool>()).prop_map(|(sequential, grouped)| Act::TakeLimited { sequential, grouped }),
+        1 => Just(Act::LimitsEnd),
+        1 => (0_u8..3).prop_map(Act::DebounceEnds),
         3 => Just(Act::MoveAndDie),
         4 => n.clone().prop_map(Act::Complete),
         4 => n.clone().prop_map(Act::CompleteAndTake),
@@ -165,6 +188,35 @@ impl World {
                 assert_eq!(job.attempts_made, self.model.jobs[&job.id].attempts_made);
                 self.runs.push((*job, token));
             }
+        }
+    }
+
+    async fn take_limited(&mut self, queue: &Queue, sequential: bool, grouped: bool) {
+        let (max, group_key) = if grouped { (1, Some("customer".to_owned())) } else { (MOST, None) };
+        let limiter = Limiter { group_key, ..Limiter::new(max, LONG) };
+        let admission = if sequential { Admission::Sequential } else { Admission::Any };
+        let token = format!("run {}", self.step);
+        let taken = queue.with_limiter(limiter).take(&token, LOCK, admission).await.unwrap();
+        if grouped {
+            // When those that were put off come back is the limit's own affair (limits.rs); that they are there is ours.
+            for id in self.model.in_place(Place::Wait) {
+                let score: Option<f64> = self.bench.command(&["ZSCORE", "bull:v:delayed", &id]).await;
+                if let Some(score) = score {
+                    self.model.put_off_to(&id, score as i64);
+                }
+            }
+        }
+        let waiting = self.model.in_place(Place::Wait);
+        match taken {
+            Taken::Limited(left) => {
+                assert!(!grouped && self.model.begun >= MOST && !waiting.is_empty() && left <= LONG * 2, "{left:?}");
+            }
+            Taken::Job(_) if !grouped => {
+                assert!(self.model.begun < MOST);
+                self.model.begun += 1;
+                self.taken(taken, token, sequential);
+            }
+            taken => self.taken(taken, token, sequential),
         }
     }
 
@@ -349,7 +401,7 @@ impl World {
                 let refused = !force && !self.model.in_place(Place::Active).is_empty();
                 let expected = if refused { Err(Refusal::ActiveJobs) } else { Ok(()) };
                 if agree(queue.obliterate(*force).await, expected).is_some() {
-                    self.model = Model { now: self.model.now, ..Model::default() };
+                    self.model.obliterate();
                 }
             }
             _ => self.schedule(queue, act).await,
@@ -374,6 +426,20 @@ impl World {
                 let token = format!("run {}", self.step);
                 let taken = queue.take(&token, LOCK, admission).await.unwrap();
                 self.taken(taken, token, *sequential);
+            }
+            Act::TakeLimited { sequential, grouped } => self.take_limited(&queue, *sequential, *grouped).await,
+            Act::LimitsEnd => {
+                for key in self.bench.command::<Vec<String>>(&["KEYS", "bull:v:limiter*"]).await {
+                    if self.bench.command::<String>(&["TYPE", &key]).await == "string" {
+                        let _: i64 = self.bench.command(&["DEL", &key]).await;
+                    }
+                }
+                self.model.begun = 0;
+            }
+            Act::DebounceEnds(n) => {
+                let name = format!("d{n}");
+                let _: i64 = self.bench.command(&["DEL", &format!("bull:v:de:{name}")]).await;
+                self.model.debounces.remove(&name);
             }
             Act::MoveAndDie => {
                 let moved: Option<String> = self.bench.command(&["LMOVE", "bull:v:wait", "bull:v:active", "RIGHT", "LEFT"]).await;

@@ -118,6 +118,11 @@ impl RedisServer {
 
     /// A plain connection for looking at keys.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        redis::Client::open(self.url()).expect("a valid URL").get_multiplexed_async_connection().await.expect("redis answers")
+        // The driver's own limit of half a second is too short for a busy machine.
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(20)))
+            .set_response_timeout(Some(Duration::from_secs(20)));
+        let client = redis::Client::open(self.url()).expect("a valid URL");
+        client.get_multiplexed_async_connection_with_config(&patient).await.expect("redis answers")
     }
 }
