@@ -81,7 +81,7 @@ use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
 use crate::postgres::throttle::Throttle;
-use crate::postgres::{Connection, Database, Doing, PostgresError, pooler};
+use crate::postgres::{Connection, Database, Doing, PostgresError, older_target, pooler};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
@@ -235,6 +235,9 @@ impl Incremental {
                 "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
                 self.target
             )));
+        }
+        if let Some(older) = older_target(&source, &target).await? {
+            return Err(IncrementalError::Refused(older));
         }
         let appended = catalogue::resolve(&source, &self.modes, TableMode::Incremental).await?;
         let mut deltas = catalogue::resolve(&source, &self.modes, TableMode::Delta).await?;

@@ -169,7 +169,7 @@ pub(super) fn columns(version: i32) -> String {
     let (filled, name, local, join) = if version >= 180_000 {
         (
             "a.attnotnull and coalesce(k.convalidated, true)",
-            "format('constraint %I not null%s', k.conname, case when k.connoinherit then ' no inherit' else '' end)",
+            "case when k.oid is not null then format('constraint %I not null%s', k.conname, case when k.connoinherit then ' no inherit' else '' end) end",
             "coalesce(k.conislocal, true)",
             "left join pg_constraint k on k.conrelid = a.attrelid and k.contype = 'n' and k.conkey[1] = a.attnum",
         )

@@ -53,7 +53,7 @@ select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_
        coalesce(array_agg(a.name order by a.num) filter (where a.num is not null), '{{}}'),
        coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true),
        coalesce(bool_or(a.type in ('regclass'::regtype, 'regtype'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
-                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false),
+                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, to_regtype('regcollation'))), false),
        c.relfilenode, pg_total_relation_size(c.oid)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join columns a on a.relid = c.oid left join types t on t.type = a.type
