@@ -80,7 +80,7 @@ pub(super) fn add_indexes(draft: &mut Draft, rows: Vec<Row>) {
         if excludes && row.get::<_, &str>(6) == "p" {
             let reason =
                 "the server attaches no partition's index to it; each partition has it by itself, which keeps the same rows out";
-            draft.items[last].fate = Fate::Refused(Cause::Property, reason.to_owned());
+            draft.items[last].fate = Fate::Refused(Cause::Server, reason.to_owned());
         }
         if excludes {
             continue;

@@ -41,8 +41,8 @@ pub(super) fn all(version: i32, options: &Options) -> Vec<Source> {
         source("range types", types::ranges(version), |d, r| types::add_with_shell(d, r, Kind::Range)),
         source("base types", types::base_types(version), |d, r| types::add_with_shell(d, r, Kind::BaseType)),
         source("functions", routines::functions(), routines::add_functions),
-        plain("aggregates", routines::aggregates(), Kind::Aggregate),
-        plain("operators", operators::operators(), Kind::Operator),
+        source("aggregates", routines::aggregates(), routines::add_aggregates),
+        source("operators", operators::operators(), operators::add_operators),
         plain("operator families", operators::families(), Kind::OperatorFamily),
         source("operator classes", operators::classes(), |d, r| operators::add_with_members(d, r, Kind::OperatorClass)),
         source("operator families' members", operators::loose_members(), |d, r| {

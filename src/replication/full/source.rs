@@ -154,15 +154,17 @@ impl Source {
 
     /// Adds the definitions, read in `session`'s snapshot, and what cannot be copied.
     pub(super) async fn read_definitions(&mut self, session: &Connection, target: &Client) -> anyhow::Result<()> {
-        const SUPERUSER: &str = "select rolsuper from pg_roles where rolname = current_user";
-        let superuser = target.query_one(SUPERUSER, &[]).await.doing(|| "reading our rights on the target".to_owned())?.get(0);
+        const TARGET: &str =
+            "select rolsuper, current_setting('server_version_num')::int from pg_roles where rolname = current_user";
+        let row = target.query_one(TARGET, &[]).await.doing(|| "reading our rights on the target".to_owned())?;
+        let (superuser, version): (bool, i32) = (row.get(0), row.get(1));
         const SCHEMAS: &str = "select nspname::text from pg_namespace";
         let schemas = session.query(SCHEMAS, &[]).await.doing(|| "listing the source's schemas".to_owned())?;
         let without_schemas: Vec<String> =
             schemas.into_iter().map(|row| row.get::<_, String>(0)).filter(|s| catalog::is_own(s)).collect();
         let ours = |schema: &String| (format!("schema {schema}"), "its name is one of Bullwork's own; rename it".to_owned());
         self.refused.extend(without_schemas.iter().map(ours));
-        let options = ddl::Options { without_schemas, superuser, ..ddl::Options::default() };
+        let options = ddl::Options { without_schemas, superuser, target: Some(version), ..ddl::Options::default() };
         let catalogue = Catalogue::read(session, &options).await?;
         for refusal in catalogue.refusals() {
             let what = if refusal.cause == Cause::Property { "a property of " } else { "" };
