@@ -147,6 +147,7 @@ fn column_element(
 ) -> Option<Vec<Segment>> {
     let quoted = relation.name.quoted();
     let name = quote_identifier(&column.name);
+    let mut reached = false;
     if descent == Descent::Inherits {
         let theirs: Vec<&Column> = inherited(draft, relation, column).collect();
         let differs = theirs.iter().any(|c| c.default != column.default);
@@ -157,7 +158,7 @@ fn column_element(
         // What the parents bring, and nothing to say of it. A generated column's expression cannot
         // be set later, so one that differs is told again.
         let told_again = column.generated != ' ' && differs;
-        let reached = theirs.iter().any(|c| c.filled) && !keeps_not_null(draft, relation.parents.as_slice(), &column.name);
+        reached = theirs.iter().any(|c| c.filled) && !keeps_not_null(draft, relation.parents.as_slice(), &column.name);
         if !(column.local || told_again) {
             if column.filled && column.filled_name.is_some() && column.filled_local {
                 let constraint = column.filled_name.as_deref().unwrap_or_default();
@@ -199,8 +200,9 @@ fn column_element(
         let when = if column.identity == 'a' { "always" } else { "by default" };
         segments.push(Segment::Text(format!(" generated {when} as identity ({})", identity.options)));
     }
-    // A partition states what it will inherit, or it could not be attached.
-    if column.filled && (column.filled_local || descent != Descent::Inherits) {
+    // A partition states what it will inherit, or it could not be attached. Servers of before 18 do not know whose it is,
+    // and what parents bring is not said again.
+    if column.filled && (descent != Descent::Inherits || column.filled_local && !(draft.version < 180_000 && reached)) {
         segments.push(Segment::Text(match &column.filled_name {
             Some(name) => format!(" {name}"),
             None if keeps_not_null(draft, &[relation.oid], &column.name) => " not null no inherit".to_owned(),
