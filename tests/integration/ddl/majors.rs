@@ -136,7 +136,9 @@ async fn assert_reaches(from: u32, to: impl IntoIterator<Item = u32>) {
         for (name, _) in &databases {
             let place = format!("{from} to {major}, {name}");
             let (copy, again) = (format!("copy of {name}"), format!("{name} restored"));
-            let catalogue = read(&source, name, &Options { superuser: true, privileges, ..Options::default() }).await;
+            let version = i32::try_from(major).unwrap() * 10_000;
+            let options = Options { superuser: true, privileges, target: Some(version), ..Options::default() };
+            let catalogue = read(&source, name, &options).await;
             let refused: Vec<&str> = catalogue.refusals().iter().map(|r| r.name.as_str()).collect();
             let without: &[&str] = if *name == "new" { not_copied(from) } else { &[] };
             assert_eq!(refused, without, "{place}");
