@@ -398,7 +398,9 @@ impl Incremental {
 }
 
 async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
-    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'");
+    // Asked for, because servers of before 14 and 17 do not know them.
+    const LIMITS: &str = "select set_config(name, '0', false) from pg_catalog.pg_settings where name in ('idle_session_timeout', 'transaction_timeout')";
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {LIMITS}");
     connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
 }
 

@@ -175,6 +175,12 @@ async fn assert_nights(from: u32, to: u32) {
     }
     let world = World::between(from, to).await;
     world.on_source(&production::first_day(from)).await;
+    // For sessions to come: no run may end by these, and each lasts longer.
+    for (since, limit) in [(14, "idle_session_timeout"), (17, "transaction_timeout")] {
+        if from >= since {
+            world.on_source(&format!("alter database \"from\" set {limit} = '400ms'")).await;
+        }
+    }
     assert_eq!(world.night().await, (2150, 0, 0), "{}", world.pair);
     world.assert_equal().await;
     let before = text(&world.target, production::DIGEST).await;
