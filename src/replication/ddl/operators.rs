@@ -15,7 +15,8 @@ const PG_AMPROC: u32 = 2603;
 pub(super) fn operators() -> String {
     format!(
         "select o.tableoid, o.oid, n.nspname::text, format('%s(%s, %s)', o.oprname, \
-           case when o.oprleft = 0 then 'none' else format_type(o.oprleft, null) end, format_type(o.oprright, null)), \
+           case when o.oprleft = 0 then 'none' else format_type(o.oprleft, null) end, \
+           case when o.oprright = 0 then 'none' else format_type(o.oprright, null) end), \
          format(e'create operator %I.%s (\\n    %s)', n.nspname, o.oprname, array_to_string(array['function = ' || o.oprcode::text, \
            case when o.oprleft <> 0 then 'leftarg = ' || format_type(o.oprleft, null) end, \
            case when o.oprright <> 0 then 'rightarg = ' || format_type(o.oprright, null) end, \

@@ -93,7 +93,8 @@ fn told(from: u32, cluster: &Cluster, database: &str, more: &[&str]) -> String {
     let program = newest_pg_dump();
     let text = dump(Path::new(&program), cluster, database, more);
     // pg_dump has the sequence of an unlogged table logged, in words that servers of before 15 do not know.
-    let is_logged = |line: &str| from < 15 && line.starts_with("ALTER SEQUENCE ") && line.ends_with(" SET LOGGED;");
+    let is_logged =
+        |line: &str| from < 15 && (line == "    LOGGED" || line.starts_with("ALTER SEQUENCE ") && line.ends_with(" SET LOGGED;"));
     let of_servers =
         |line: &str| line.starts_with("-- Dumped ") || line.starts_with("SET transaction_timeout") || is_logged(line);
     text.lines().filter(|line| !of_servers(line)).collect::<Vec<_>>().join("\n")
@@ -111,8 +112,10 @@ fn odd(wanted: &str, restored: &str, found: &str) -> Vec<String> {
         let of_source = theirs.iter().find(|t| head(t) == head(e)).unwrap_or(&"nothing");
         format!("the source has\n{of_source}\nand the copy\n{e}")
     });
-    let missing = theirs.iter().filter(|t| !heads.contains(&head(t))).map(|t| format!("the copy lacks\n{t}"));
-    other.chain(missing).collect()
+    // Servers differ in how they tell some names, and have no need of some entries.
+    let there: Vec<String> = again.iter().map(|e| head(e)).collect();
+    let missing = theirs.iter().filter(|t| !heads.contains(&head(t)) && there.contains(&head(t)));
+    other.chain(missing.map(|t| format!("the copy lacks\n{t}"))).collect()
 }
 
 /// Copies every database of `from` to a server of each major of `to`.
@@ -144,10 +147,13 @@ async fn assert_reaches(from: u32, to: impl IntoIterator<Item = u32>) {
             assert_eq!(refused, without, "{place}");
             faults.extend(run(target, &copy, &catalogue).await.into_iter().map(|fault| format!("{place}: refused: {fault}")));
             let wanted = told(from, &source, name, more);
+            let found = told(from, target, &copy, more);
+            if major == from && odd(&wanted_of(&wanted, without), &wanted, &found).is_empty() {
+                continue;
+            }
             target.create(&again).await;
             load(target, &again, &format!("\\set ON_ERROR_STOP off\n{wanted}"));
-            let wanted = wanted_of(&wanted, without);
-            let odd = odd(&wanted, &told(from, target, &again, more), &told(from, target, &copy, more));
+            let odd = odd(&wanted_of(&wanted, without), &told(from, target, &again, more), &found);
             faults.extend(odd.into_iter().map(|fault| format!("{place}: {fault}")));
         }
     }
@@ -158,7 +164,7 @@ async fn assert_reaches(from: u32, to: impl IntoIterator<Item = u32>) {
 fn not_copied(major: u32) -> &'static [&'static str] {
     match major {
         17 => &["px px_a_excl"],
-        18 => &["pt pt_pkey", "px px_a_excl"],
+        18 => &["px px_a_excl", "pt pt_pkey"],
         _ => &[],
     }
 }
@@ -175,38 +181,29 @@ fn wanted_of(dump: &str, without: &[&str]) -> String {
     dump.split("\n\n--\n").filter(|entry| !is_left_out(entry)).collect::<Vec<_>>().join("\n\n--\n")
 }
 
-/// The next major and the last, each other one only in the long tests.
-fn later(from: u32) -> Vec<u32> {
+/// The same major; of two the last one too; in the long tests all later ones.
+fn reached(from: u32) -> Vec<u32> {
     let all = std::env::var_os("BULLWORK_CHAOS").is_some();
-    MAJORS.filter(|to| *to > from && (all || *to == from + 1 || (*to == 18 && [12, 15].contains(&from)))).collect()
+    MAJORS.filter(|to| *to == from || *to > from && (all || *to == 18 && [12, 15].contains(&from))).collect()
 }
 
 macro_rules! majors {
-    ($($same:ident $later:ident $major:expr;)*) => {$(
+    ($($name:ident $major:expr;)*) => {$(
         #[tokio::test]
-        async fn $same() {
-            assert_reaches($major, [$major]).await;
-        }
-
-        #[tokio::test]
-        async fn $later() {
-            assert_reaches($major, later($major)).await;
+        async fn $name() {
+            assert_reaches($major, reached($major)).await;
         }
     )*};
 }
 
 majors! {
-    definitions_of_12_reach_12 definitions_of_12_reach_later_majors 12;
-    definitions_of_13_reach_13 definitions_of_13_reach_later_majors 13;
-    definitions_of_14_reach_14 definitions_of_14_reach_later_majors 14;
-    definitions_of_15_reach_15 definitions_of_15_reach_later_majors 15;
-    definitions_of_16_reach_16 definitions_of_16_reach_later_majors 16;
-    definitions_of_17_reach_17 definitions_of_17_reach_later_majors 17;
-}
-
-#[tokio::test]
-async fn definitions_of_18_reach_18() {
-    assert_reaches(18, [18]).await;
+    definitions_of_12_are_copied 12;
+    definitions_of_13_are_copied 13;
+    definitions_of_14_are_copied 14;
+    definitions_of_15_are_copied 15;
+    definitions_of_16_are_copied 16;
+    definitions_of_17_are_copied 17;
+    definitions_of_18_are_copied 18;
 }
 
 /// What servers of 13 take and later ones do not, in that form or at all.
