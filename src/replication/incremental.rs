@@ -81,7 +81,7 @@ use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
 use crate::postgres::throttle::Throttle;
-use crate::postgres::{Connection, Database, Doing, PostgresError, pooler};
+use crate::postgres::{Connection, Database, Doing, PostgresError, older_target, pooler};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
@@ -235,6 +235,9 @@ impl Incremental {
                 "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
                 self.target
             )));
+        }
+        if let Some(older) = older_target(&source, &target).await? {
+            return Err(IncrementalError::Refused(older));
         }
         let appended = catalogue::resolve(&source, &self.modes, TableMode::Incremental).await?;
         let mut deltas = catalogue::resolve(&source, &self.modes, TableMode::Delta).await?;
@@ -395,7 +398,9 @@ impl Incremental {
 }
 
 async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(), PostgresError> {
-    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'");
+    // Asked for, because servers of before 14 and 17 do not know them.
+    const LIMITS: &str = "select set_config(name, '0', false) from pg_catalog.pg_settings where name in ('idle_session_timeout', 'transaction_timeout')";
+    let all = format!("{settings}; set lock_timeout = '{LOCK_TIMEOUT}'; {LIMITS}");
     connection.batch_execute(&all).await.doing(|| format!("setting up the {side}'s session"))
 }
 

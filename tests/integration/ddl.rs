@@ -4,6 +4,7 @@
 mod hard;
 mod kinds;
 mod left_out;
+mod majors;
 mod random;
 
 use std::path::Path;
@@ -62,15 +63,7 @@ impl Source {
     }
 
     fn dump(&self, database: &str, more: &[&str]) -> String {
-        let mut dump = Command::new(programs().join("pg_dump"));
-        dump.args(["--schema-only", "--no-owner", "-h", "127.0.0.1", "-U", "owner", "-p", &self.cluster.port.to_string()])
-            .args(more)
-            .arg(database)
-            .env("PGPASSWORD", PASSWORD);
-        let output = dump.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict")).collect::<Vec<_>>().join("\n")
+        dump(&programs().join("pg_dump"), &self.cluster, database, more)
     }
 
     /// The copy reads like the source; or like what pg_dump itself makes of the source, because some
@@ -98,6 +91,18 @@ impl Source {
             panic!("the copy differs:\n{}", difference(&wanted, &found));
         }
     }
+}
+
+fn dump(program: &Path, cluster: &Cluster, database: &str, more: &[&str]) -> String {
+    let mut dump = Command::new(program);
+    dump.args(["--schema-only", "--no-owner", "-h", "127.0.0.1", "-U", "owner", "-p", &cluster.port.to_string()])
+        .args(more)
+        .arg(database)
+        .env("PGPASSWORD", PASSWORD);
+    let output = dump.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict")).collect::<Vec<_>>().join("\n")
 }
 
 /// A dump's entries, in the order of their text.

@@ -18,6 +18,7 @@ mod full_replication;
 mod incremental_replication;
 mod layers;
 mod learning_content;
+mod majors;
 mod notification;
 mod packaging;
 mod parse_logs;

@@ -35,9 +35,10 @@ fn called(kind: &str, identity: &str) -> Option<String> {
             let at = outside_quotes(identity, " on ")?;
             return Some(format!("constraint {} on domain {}", &identity[..at], &identity[at + 4..]));
         }
+        // Servers of before 16 tell it with an `on`, which no command takes.
         "transform" => {
-            let at = outside_quotes(identity, " on language ")?;
-            return Some(format!("transform {}{}", &identity[..at], &identity[at + 3..]));
+            let at = outside_quotes(identity, " on language ").unwrap_or(identity.len());
+            return Some(format!("transform {}{}", &identity[..at], identity.get(at + 3..).unwrap_or_default()));
         }
         "statistics object" => "statistics",
         "foreign table column" | "foreign table" => return None,
@@ -276,6 +277,9 @@ mod tests {
     fn a_domains_check_is_called_by_its_parts_whatever_their_names() {
         let called = |identity| called("domain constraint", identity).unwrap();
         assert_eq!(called("c on s.d"), "constraint c on domain s.d");
+        let transform = |identity| super::called("transform", identity).unwrap();
+        assert_eq!(transform("for s.t on language sql"), "transform for s.t language sql");
+        assert_eq!(transform("for s.t language sql"), "transform for s.t language sql");
         assert_eq!(called(r#""c on "" on d" on s."a on b""#), r#"constraint "c on "" on d" on domain s."a on b""#);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Cause, Kind, Refusal, Table};
+use super::{Cause, Kind, Options, Refusal, Table};
 
 /// A catalogue and an oid in it.
 pub(super) type ObjectId = (u32, u32);
@@ -189,7 +189,10 @@ pub(super) struct Dependency {
 
 #[derive(Debug)]
 pub(super) struct Draft {
+    /// The source's.
     pub(super) version: i32,
+    /// The target's version.
+    pub(super) target: i32,
     pub(super) superuser: bool,
     pub(super) items: Vec<Item>,
     /// Object → item that makes it.
@@ -205,6 +208,8 @@ pub(super) struct Draft {
     pub(super) lost: Vec<Refusal>,
     pub(super) tables: Vec<Table>,
     pub(super) relations: HashMap<u32, super::tables::Relation>,
+    /// Table → those that inherit from it; no partitions.
+    pub(super) heirs: HashMap<u32, Vec<u32>>,
     /// Sequences of identity columns: table and column → what stands behind the column.
     pub(super) identities: HashMap<(u32, i16), super::sequences::Identity>,
     /// Sequences by table that owns them.
@@ -215,10 +220,11 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(version: i32, superuser: bool) -> Draft {
+    pub(super) fn new(version: i32, options: &Options) -> Draft {
         Draft {
             version,
-            superuser,
+            target: options.target.unwrap_or(version),
+            superuser: options.superuser,
             items: Vec::new(),
             made_by: HashMap::new(),
             part_of: HashMap::new(),
@@ -228,11 +234,17 @@ impl Draft {
             lost: Vec::new(),
             tables: Vec::new(),
             relations: HashMap::new(),
+            heirs: HashMap::new(),
             identities: HashMap::new(),
             owned_sequences: Vec::new(),
             sequences: Vec::new(),
             references: Vec::new(),
         }
+    }
+
+    /// Whether the target changed something in `version` that the source's server still does the old way.
+    pub(super) fn crosses(&self, version: i32) -> bool {
+        self.version < version && version <= self.target
     }
 
     /// Adds an item that makes the object of its id.

@@ -8,15 +8,16 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Row;
 
-use super::Kind;
-use super::draft::{Draft, Item, PG_CLASS, PG_CONSTRAINT, PG_INHERITS, STEP, Stage};
+use super::draft::{Draft, Fate, Item, PG_CLASS, PG_CONSTRAINT, PG_INHERITS, STEP, Stage};
 use super::rows::{self, OWN, free};
+use super::{Cause, Kind};
 use crate::postgres::{quote_identifier, quote_qualified};
 
 /// Invalid indexes are none of ours, but those of a partitioned table are so until all parts are there.
 ///
 /// Columns: index, table, schema, table's name, index's name, definition, table's sort, constraint,
-/// its definition, `using index` form or null, marks, parent index, schema of the parent, its name.
+/// its definition, `using index` form or null, marks, parent index, schema of the parent, its name,
+/// whether it is more than unique.
 pub(super) fn indexes() -> String {
     format!(
         "select i.indexrelid, i.indrelid, n.nspname::text, c.relname::text, ic.relname::text, pg_get_indexdef(i.indexrelid), c.relkind::text, \
@@ -30,7 +31,7 @@ pub(super) fn indexes() -> String {
            case when i.indisreplident then format('alter table only %I.%I replica identity using index %I', n.nspname, c.relname, ic.relname) end, \
            (select string_agg(format('alter index %I.%I alter column %s set statistics %s', n.nspname, ic.relname, a.attnum, a.attstattarget), \
               e';\\n' order by a.attnum) from pg_attribute a where a.attrelid = i.indexrelid and a.attstattarget >= 0)], null)::text[], \
-         h.inhparent, pn.nspname::text, pc.relname::text \
+         h.inhparent, pn.nspname::text, pc.relname::text, i.indisexclusion \
          from pg_index i join pg_class ic on ic.oid = i.indexrelid join pg_class c on c.oid = i.indrelid \
          join pg_namespace n on n.oid = c.relnamespace join pg_am m on m.oid = ic.relam \
          left join pg_constraint k on k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x') and k.conrelid = i.indrelid \
@@ -57,6 +58,7 @@ pub(super) fn add_indexes(draft: &mut Draft, rows: Vec<Row>) {
         let alter =
             format!("alter table only {} add constraint {}", quote_qualified(&schema, &table_name), quote_identifier(&name));
         let new = |id, kind, sql| Item::new(id, kind, Stage::Post, Some(schema.clone()), told.clone(), sql).of(table);
+        let excludes: bool = row.get(14);
         let last = match (constraint, using) {
             (None, _) => draft.add(new((PG_CLASS, oid), Kind::Index, definition + &marks)),
             (Some(constraint), Some(using)) => {
@@ -74,6 +76,15 @@ pub(super) fn add_indexes(draft: &mut Draft, rows: Vec<Row>) {
             }
         };
         draft.needs.push((last, (PG_CLASS, table)));
+        // No server takes an index of its own for a part of such a key, so the parts have it, which says the same.
+        if excludes && row.get::<_, &str>(6) == "p" {
+            let reason =
+                "the server attaches no partition's index to it; each partition has it by itself, which keeps the same rows out";
+            draft.items[last].fate = Fate::Refused(Cause::Server, reason.to_owned());
+        }
+        if excludes {
+            continue;
+        }
         if let Some(parent) = row.get::<_, Option<u32>>(11) {
             let parent_name = quote_qualified(row.get(12), row.get(13));
             let sql = format!("alter index {parent_name} attach partition {}", quote_qualified(&schema, &name));

@@ -2,31 +2,44 @@
 
 use tokio_postgres::Row;
 
-use super::Kind;
-use super::draft::{Draft, Stage};
+use super::draft::{Draft, Fate, Stage};
 use super::rows::{self, OWN, free, named, operator};
+use super::{Cause, Kind};
 
 // Catalogues whose rows are members of a class or family.
 const PG_AMOP: u32 = 2602;
 const PG_AMPROC: u32 = 2603;
 
-/// A commutator or negator that does not exist yet is noted by its name, so these need no order.
+/// The generic columns, then whether it stands behind its operand. A commutator or negator that does not exist yet is
+/// noted by its name, so these need no order.
 pub(super) fn operators() -> String {
     format!(
         "select o.tableoid, o.oid, n.nspname::text, format('%s(%s, %s)', o.oprname, \
-           case when o.oprleft = 0 then 'none' else format_type(o.oprleft, null) end, format_type(o.oprright, null)), \
+           case when o.oprleft = 0 then 'none' else format_type(o.oprleft, null) end, \
+           case when o.oprright = 0 then 'none' else format_type(o.oprright, null) end), \
          format(e'create operator %I.%s (\\n    %s)', n.nspname, o.oprname, array_to_string(array['function = ' || o.oprcode::text, \
            case when o.oprleft <> 0 then 'leftarg = ' || format_type(o.oprleft, null) end, \
            case when o.oprright <> 0 then 'rightarg = ' || format_type(o.oprright, null) end, \
            'commutator = ' || {}, 'negator = ' || {}, \
            case when o.oprrest <> 0 then 'restrict = ' || o.oprrest::text end, \
            case when o.oprjoin <> 0 then 'join = ' || o.oprjoin::text end, \
-           case when o.oprcanhash then 'hashes' end, case when o.oprcanmerge then 'merges' end], e',\\n    ')), null::text \
+           case when o.oprcanhash then 'hashes' end, case when o.oprcanmerge then 'merges' end], e',\\n    ')), null::text, o.oprkind = 'r' \
          from pg_operator o join pg_namespace n on n.oid = o.oprnamespace where o.oprcode <> 0 and {OWN} and {}",
         operator("o.oprcom"),
         operator("o.oprnegate"),
         free("pg_operator", "o")
     )
+}
+
+pub(super) fn add_operators(draft: &mut Draft, rows: Vec<Row>) {
+    for row in rows {
+        let mut item = rows::item(draft, &row, Kind::Operator, Stage::Float);
+        if row.get(6) && draft.crosses(140_000) {
+            let reason = "operators behind their operand are no longer known from PostgreSQL 14 on; call its function instead";
+            item.fate = Fate::Refused(Cause::Server, reason.to_owned());
+        }
+        draft.add(item);
+    }
 }
 
 pub(super) fn families() -> String {

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::draft::{Draft, PG_TYPE, Shell, Stage};
+use super::draft::{Draft, Fate, PG_TYPE, Shell, Stage};
 use super::rows::{self, OWN, free, operator};
 use super::{Cause, Kind, Refusal};
 
@@ -92,6 +92,18 @@ fn without_option(definition: &str, option: &str) -> String {
     lines.join("\n")
 }
 
+pub(super) fn add_aggregates(draft: &mut Draft, rows: Vec<Row>) {
+    for row in rows {
+        let mut item = rows::item(draft, &row, Kind::Aggregate, Stage::Float);
+        if row.get(6) && draft.crosses(140_000) {
+            let reason = "the function of arrays that it uses takes other types from PostgreSQL 14 on; make it over `anycompatible` on the target";
+            item.fate = Fate::Refused(Cause::Server, reason.to_owned());
+        }
+        draft.add(item);
+    }
+}
+
+/// The generic columns, then whether it uses functions whose types changed.
 pub(super) fn aggregates() -> String {
     let function = |column: &str, word: &str| format!("case when a.{column} <> 0 then '{word} = ' || a.{column}::text end");
     let modify = |column: &str, word: &str| {
@@ -131,7 +143,10 @@ pub(super) fn aggregates() -> String {
         "select p.tableoid, p.oid, n.nspname::text, format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)), \
          format(e'create aggregate %I.%I(%s) (\\n    %s)', n.nspname, p.proname, \
            case when pg_get_function_arguments(p.oid) = '' then '*' else pg_get_function_arguments(p.oid) end, array_to_string(array[{}], e',\\n    ')), \
-         case when a.aggtranstype = 'internal'::regtype then 'an aggregate over internal states can be made by a superuser only' end \
+         case when a.aggtranstype = 'internal'::regtype then 'an aggregate over internal states can be made by a superuser only' end, \
+         exists (select from pg_proc b where b.oid in (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
+           and b.oid < 16384 and b.proname in ('array_append', 'array_cat', 'array_position', 'array_positions', 'array_prepend', 'array_remove', \
+           'array_replace', 'width_bucket') and b.proargtypes::oid[] && '{{2277, 2283}}'::oid[]) \
          from pg_proc p join pg_aggregate a on a.aggfnoid = p.oid join pg_namespace n on n.oid = p.pronamespace where {OWN} and {}",
         options.join(", "),
         free("pg_proc", "p")

@@ -28,13 +28,13 @@ pub(super) struct Sequence {
 }
 
 /// Columns: oid, schema, name, type, options, persistence, kind of ownership, owner's oid, column
-/// number, owner's name and column, owner's persistence, readable.
+/// number, owner's name and column, owner's persistence, readable, owner is a partition.
 pub(super) fn sql() -> String {
     format!(
         "select c.oid, n.nspname::text, c.relname::text, format_type(s.seqtypid, null), \
          format('start with %s increment by %s minvalue %s maxvalue %s cache %s%s', s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, \
            case when s.seqcycle then ' cycle' else '' end), c.relpersistence::text, d.deptype::text, d.refobjid, d.refobjsubid::int2, \
-         quote_ident(tn.nspname) || '.' || quote_ident(t.relname) || '.' || quote_ident(a.attname), t.relpersistence::text, has_sequence_privilege(c.oid, 'select') \
+         quote_ident(tn.nspname) || '.' || quote_ident(t.relname) || '.' || quote_ident(a.attname), t.relpersistence::text, has_sequence_privilege(c.oid, 'select'), t.relispartition \
          from pg_class c join pg_sequence s on s.seqrelid = c.oid join pg_namespace n on n.oid = c.relnamespace \
          left join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.refclassid = 'pg_class'::regclass \
            and d.refobjsubid > 0 and d.deptype in ('a', 'i') \
@@ -50,12 +50,21 @@ pub(super) fn add(draft: &mut Draft, rows: Vec<Row>) {
         let (oid, schema, name): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
         let (of_type, options, persistence): (String, String, String) = (row.get(3), row.get(4), row.get(5));
         let quoted = quote_qualified(&schema, &name);
+        let is_identity = row.get::<_, Option<&str>>(6) == Some("i");
+        if is_identity && row.get::<_, Option<bool>>(12) == Some(true) && draft.crosses(170_000) {
+            let reason = format!(
+                "from PostgreSQL 17 on a partition has no identity column of its own: {} is filled by its parent's",
+                row.get::<_, &str>(9)
+            );
+            draft.lost.push(Refusal { kind: Kind::Sequence, schema: Some(schema), name, oid, cause: Cause::Property, reason });
+            continue;
+        }
         draft.sequences.push(Sequence { oid, schema: schema.clone(), name: name.clone(), readable: row.get(11) });
         let owner: Option<u32> = row.get(7);
         if let Some(table) = owner {
             draft.owned_sequences.push((table, oid));
         }
-        if row.get::<_, Option<&str>>(6) == Some("i") {
+        if is_identity {
             let (table, column): (u32, i16) = (row.get(7), row.get(8));
             let differs = row.get::<_, &str>(10) != persistence;
             let word = if persistence == "u" { "unlogged" } else { "logged" };

@@ -41,8 +41,8 @@ pub(super) fn all(version: i32, options: &Options) -> Vec<Source> {
         source("range types", types::ranges(version), |d, r| types::add_with_shell(d, r, Kind::Range)),
         source("base types", types::base_types(version), |d, r| types::add_with_shell(d, r, Kind::BaseType)),
         source("functions", routines::functions(), routines::add_functions),
-        plain("aggregates", routines::aggregates(), Kind::Aggregate),
-        plain("operators", operators::operators(), Kind::Operator),
+        source("aggregates", routines::aggregates(), routines::add_aggregates),
+        source("operators", operators::operators(), operators::add_operators),
         plain("operator families", operators::families(), Kind::OperatorFamily),
         source("operator classes", operators::classes(), |d, r| operators::add_with_members(d, r, Kind::OperatorClass)),
         source("operator families' members", operators::loose_members(), |d, r| {
@@ -68,14 +68,12 @@ pub(super) fn all(version: i32, options: &Options) -> Vec<Source> {
         source("triggers", triggers::triggers(version), |d, r| triggers::add_triggers(d, r, Kind::Trigger)),
         source("rules", triggers::rules(), |d, r| triggers::add_of_tables(d, r, Kind::Rule)),
         source("policies", triggers::policies(), |d, r| triggers::add_of_tables(d, r, Kind::Policy)),
+        source("triggers of partitions", triggers::trigger_states(version), |d, r| {
+            triggers::add_triggers(d, r, Kind::TriggerState);
+        }),
         source("comments", access::comments(), access::add_comments),
         source("ties to extensions", access::extension_dependencies(), access::add_extension_dependencies),
     ];
-    if version >= 130_000 {
-        sources.push(source("triggers of partitions", triggers::trigger_states(), |d, r| {
-            triggers::add_triggers(d, r, Kind::TriggerState);
-        }));
-    }
     if options.privileges {
         sources.push(source("grants", access::grants(), access::add_grants));
         sources.push(source("default privileges", access::default_privileges(), access::add_default_privileges));

@@ -12,6 +12,11 @@ use crate::postgres::{quote_identifier, quote_qualified};
 pub(super) fn write(draft: &mut Draft) {
     let mut oids: Vec<u32> = draft.relations.keys().copied().collect();
     oids.sort_unstable();
+    for relation in draft.relations.values().filter(|r| !r.is_partition()) {
+        for parent in &relation.parents {
+            draft.heirs.entry(*parent).or_default().push(relation.oid);
+        }
+    }
     for oid in &oids {
         let relation = draft.relations[oid].clone();
         match relation.sort {
@@ -86,7 +91,9 @@ fn table(draft: &mut Draft, relation: &Relation) {
     let identities = relation.columns.iter().filter_map(|c| draft.identities.get(&(relation.oid, c.number)));
     marks.extend(identities.filter_map(|i| i.persistence.clone()));
 
-    let mut head = format!("create {}table {quoted}", if relation.unlogged { "unlogged " } else { "" });
+    // Of a partitioned table it means nothing, and servers from 18 on refuse it.
+    let unlogged = if relation.unlogged && relation.sort == 'r' { "unlogged " } else { "" };
+    let mut head = format!("create {unlogged}table {quoted}");
     if let Some(of_type) = &relation.of_type {
         head.push_str(&format!(" of {of_type}"));
     }
@@ -140,6 +147,7 @@ fn column_element(
 ) -> Option<Vec<Segment>> {
     let quoted = relation.name.quoted();
     let name = quote_identifier(&column.name);
+    let mut reached = false;
     if descent == Descent::Inherits {
         let theirs: Vec<&Column> = inherited(draft, relation, column).collect();
         let differs = theirs.iter().any(|c| c.default != column.default);
@@ -150,11 +158,12 @@ fn column_element(
         // What the parents bring, and nothing to say of it. A generated column's expression cannot
         // be set later, so one that differs is told again.
         let told_again = column.generated != ' ' && differs;
+        reached = theirs.iter().any(|c| c.filled) && !keeps_not_null(draft, relation.parents.as_slice(), &column.name);
         if !(column.local || told_again) {
             if column.filled && column.filled_name.is_some() && column.filled_local {
                 let constraint = column.filled_name.as_deref().unwrap_or_default();
                 marks.push(format!("alter table only {quoted} add {} {name}", without_column(constraint)));
-            } else if column.filled && column.filled_name.is_none() && !theirs.iter().any(|c| c.filled) {
+            } else if column.filled && column.filled_name.is_none() && !reached {
                 marks.push(format!("alter table only {quoted} alter column {name} set not null"));
             }
             if differs && let Some(default) = &column.default {
@@ -191,14 +200,33 @@ fn column_element(
         let when = if column.identity == 'a' { "always" } else { "by default" };
         segments.push(Segment::Text(format!(" generated {when} as identity ({})", identity.options)));
     }
-    // A partition states what it will inherit, or it could not be attached.
-    if column.filled && (column.filled_local || descent != Descent::Inherits) {
+    // A partition states what it will inherit, or it could not be attached. Servers of before 18 do not know whose it is,
+    // and what parents bring is not said again.
+    if column.filled && (descent != Descent::Inherits || column.filled_local && !(draft.version < 180_000 && reached)) {
         segments.push(Segment::Text(match &column.filled_name {
             Some(name) => format!(" {name}"),
+            None if keeps_not_null(draft, &[relation.oid], &column.name) => " not null no inherit".to_owned(),
             None => " not null".to_owned(),
         }));
     }
     Some(segments)
+}
+
+/// Whether a table below `tables` may hold NULL in a column that is NOT NULL in them: servers of before 18 let heirs differ.
+fn keeps_not_null(draft: &Draft, tables: &[u32], column: &str) -> bool {
+    if !draft.crosses(180_000) {
+        return false;
+    }
+    let mut waiting = tables.to_vec();
+    while let Some(at) = waiting.pop() {
+        for heir in draft.heirs.get(&at).into_iter().flatten() {
+            if draft.relations[heir].columns.iter().any(|c| c.name == column && !c.filled) {
+                return true;
+            }
+            waiting.push(*heir);
+        }
+    }
+    false
 }
 
 /// `constraint x not null` is followed by the column outside of a column's definition, and `no

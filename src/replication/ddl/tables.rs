@@ -20,7 +20,7 @@ pub(super) struct Relation {
     pub(super) partition_key: Option<String>,
     pub(super) partition_bound: Option<String>,
     pub(super) options: Vec<String>,
-    /// Other than `heap`.
+    /// Other than `heap`, which a partitioned table may name for its partitions to come.
     pub(super) access_method: Option<String>,
     pub(super) of_type: Option<String>,
     /// In their order.
@@ -91,7 +91,7 @@ pub(super) fn relations() -> String {
         "select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u', c.relreplident::text, c.relrowsecurity, \
          c.relforcerowsecurity, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid), \
          coalesce({} || coalesce({}, '{{}}'), {}, '{{}}')::text[], \
-         case when m.amname <> 'heap' then m.amname::text end, \
+         case when m.amname <> 'heap' or c.relkind = 'p' then m.amname::text end, \
          case when c.reloftype <> 0 then format_type(c.reloftype, null) end, \
          array(select i.inhparent from pg_inherits i where i.inhrelid = c.oid order by i.inhseqno), \
          case when c.relkind in ('v', 'm') then rtrim(pg_get_viewdef(c.oid), ';') end, c.relispopulated, s.spcname::text, \
@@ -169,7 +169,7 @@ pub(super) fn columns(version: i32) -> String {
     let (filled, name, local, join) = if version >= 180_000 {
         (
             "a.attnotnull and coalesce(k.convalidated, true)",
-            "format('constraint %I not null%s', k.conname, case when k.connoinherit then ' no inherit' else '' end)",
+            "case when k.oid is not null then format('constraint %I not null%s', k.conname, case when k.connoinherit then ' no inherit' else '' end) end",
             "coalesce(k.conislocal, true)",
             "left join pg_constraint k on k.conrelid = a.attrelid and k.contype = 'n' and k.conkey[1] = a.attnum",
         )

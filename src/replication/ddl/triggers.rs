@@ -30,11 +30,17 @@ pub(super) fn triggers(version: i32) -> String {
 
 /// Copies in partitions that are enabled otherwise than a new one. Each table's state is set by
 /// itself (`only`), because servers differ in whether a parent's goes on to its partitions.
-pub(super) fn trigger_states() -> String {
+pub(super) fn trigger_states(version: i32) -> String {
+    let parents = if version >= 130_000 {
+        "select oid, tgparentid from pg_trigger where tgparentid <> 0"
+    } else {
+        "select objid, refobjid from pg_depend where classid = 'pg_trigger'::regclass and refclassid = 'pg_trigger'::regclass"
+    };
     format!(
-        "with recursive copies(oid, root) as ( \
-           select t.oid, u.oid from pg_trigger t join pg_trigger u on u.oid = t.tgparentid where u.tgparentid = 0 and not u.tgisinternal \
-           union all select t.oid, c.root from pg_trigger t join copies c on c.oid = t.tgparentid) \
+        "with recursive parents(oid, parent) as ({parents}), copies(oid, root) as ( \
+           select p.oid, u.oid from parents p join pg_trigger u on u.oid = p.parent where not u.tgisinternal \
+             and u.oid not in (select oid from parents) \
+           union all select p.oid, c.root from parents p join copies c on c.oid = p.parent) \
          select t.tableoid, t.oid, n.nspname::text, format('%s %s', c.relname, t.tgname), \
          format('alter table only %I.%I %s trigger %I', n.nspname, c.relname, \
            case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' else 'enable always' end, t.tgname), \

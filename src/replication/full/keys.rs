@@ -3,7 +3,7 @@
 //! Those of one table are one step, because validations of one table lock each other out. Making a key locks both tables
 //! against validation and ANALYZE, so a step waits while anything of that kind goes on at one of its tables.
 //!
-//! The other keys (of partitioned or kept tables, and such as need not hold) are made at the end ([`super::finish`]) and
+//! The other keys (of partitioned or kept tables, over periods, and such as need not hold) are made at the end ([`super::finish`]) and
 //! validated here, several tables at a time.
 
 use std::collections::{BTreeSet, HashMap};
@@ -48,7 +48,7 @@ pub(super) fn of_work(source: &Source, judge: &Judge<'_>, work: &[Work]) -> Vec<
         let object = (PG_CONSTRAINT, key.oid);
         let may_fail = judge.touches_kept(object) || source.loose_keys.contains(&key.oid);
         let (Some(table), Some(parent)) = (places.get(&key.ends.0), places.get(&key.ends.1)) else { continue };
-        if may_fail || !judge.is_made(object) {
+        if may_fail || !key.early || !judge.is_made(object) {
             continue;
         }
         let keys = found.entry(*table).or_insert_with(|| TableKeys { table: *table, parents: BTreeSet::new(), keys: Vec::new() });

@@ -368,7 +368,7 @@ pub async fn plan(run: &Run, config: &Config) -> anyhow::Result<Plan> {
     let sessions = Sessions::new(&config.source, &config.target, &config.rules);
     let work = async {
         let (exporter, target) = tokio::try_join!(sessions.source(), sessions.target())?;
-        source::check_servers(run, (&config.source, &config.target), &exporter, &target).await?;
+        source::check_servers((&config.source, &config.target), &exporter, &target).await?;
         let begin = "begin isolation level repeatable read read only";
         exporter.batch_execute(begin).await.doing(|| "opening a snapshot of the source".to_owned())?;
         target.batch_execute(begin).await.doing(|| "opening a snapshot of the target".to_owned())?;

@@ -10,11 +10,10 @@ use super::catalog::{self, Graph, Key, OWN_SCHEMA, PG_CLASS};
 use super::relocate::Relocation;
 use super::tables::{self, SourceIndex, SourceKey, SourceTable};
 use crate::postgres::same::same_database;
-use crate::postgres::{Connection, Database, Doing};
+use crate::postgres::{Connection, Database, Doing, older_target};
 use crate::replication::ddl::{self, Catalogue, Cause, Statement};
 use crate::replication::rules::Applied;
 use crate::replication::settings::{TableMode, TableModes, TableName};
-use crate::worker::Run;
 
 /// The source as of the run's snapshot.
 pub(super) struct Source {
@@ -52,21 +51,18 @@ pub(super) struct Source {
 
 /// Refuses a pair of databases that cannot be source and target.
 pub(super) async fn check_servers(
-    run: &Run,
     databases: (&Database, &Database),
     source: &Connection,
     target: &Connection,
 ) -> anyhow::Result<()> {
-    const SERVER: &str = "select pg_is_in_recovery(), current_setting('server_version_num')::int";
+    const SERVER: &str = "select pg_is_in_recovery()";
     let (from, to) = databases;
-    let row = source.query_one(SERVER, &[]).await.doing(|| format!("asking {from} what it is"))?;
-    let (recovering, source_version): (bool, i32) = (row.get(0), row.get(1));
+    let recovering: bool = source.query_one(SERVER, &[]).await.doing(|| format!("asking {from} what it is"))?.get(0);
     anyhow::ensure!(
         !recovering,
         "the source {from} is in recovery (a standby, or restoring), where no snapshot can be shared; set SOURCE_DATABASE_URL to the primary"
     );
-    let row = target.query_one(SERVER, &[]).await.doing(|| format!("asking {to} what it is"))?;
-    let (recovering, target_version): (bool, i32) = (row.get(0), row.get(1));
+    let recovering: bool = target.query_one(SERVER, &[]).await.doing(|| format!("asking {to} what it is"))?.get(0);
     anyhow::ensure!(!recovering, "the target {to} is in recovery and cannot be written; set TARGET_DATABASE_URL to the primary");
     if same_database(target, source).await? {
         return Err(Refused(format!(
@@ -74,13 +70,10 @@ pub(super) async fn check_servers(
         ))
         .into());
     }
-    let (source_major, target_major) = (source_version / 10_000, target_version / 10_000);
-    if target_major < source_major {
-        run.warn(format!(
-            "the target runs PostgreSQL {target_major} and the source {source_major}: definitions that the target does not know will be refused"
-        ));
+    match older_target(source, target).await? {
+        Some(older) => Err(Refused(older).into()),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl Source {
@@ -161,15 +154,17 @@ impl Source {
 
     /// Adds the definitions, read in `session`'s snapshot, and what cannot be copied.
     pub(super) async fn read_definitions(&mut self, session: &Connection, target: &Client) -> anyhow::Result<()> {
-        const SUPERUSER: &str = "select rolsuper from pg_roles where rolname = current_user";
-        let superuser = target.query_one(SUPERUSER, &[]).await.doing(|| "reading our rights on the target".to_owned())?.get(0);
+        const TARGET: &str =
+            "select rolsuper, current_setting('server_version_num')::int from pg_roles where rolname = current_user";
+        let row = target.query_one(TARGET, &[]).await.doing(|| "reading our rights on the target".to_owned())?;
+        let (superuser, version): (bool, i32) = (row.get(0), row.get(1));
         const SCHEMAS: &str = "select nspname::text from pg_namespace";
         let schemas = session.query(SCHEMAS, &[]).await.doing(|| "listing the source's schemas".to_owned())?;
         let without_schemas: Vec<String> =
             schemas.into_iter().map(|row| row.get::<_, String>(0)).filter(|s| catalog::is_own(s)).collect();
         let ours = |schema: &String| (format!("schema {schema}"), "its name is one of Bullwork's own; rename it".to_owned());
         self.refused.extend(without_schemas.iter().map(ours));
-        let options = ddl::Options { without_schemas, superuser, ..ddl::Options::default() };
+        let options = ddl::Options { without_schemas, superuser, target: Some(version), ..ddl::Options::default() };
         let catalogue = Catalogue::read(session, &options).await?;
         for refusal in catalogue.refusals() {
             let what = if refusal.cause == Cause::Property { "a property of " } else { "" };

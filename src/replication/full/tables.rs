@@ -53,7 +53,7 @@ select c.oid, n.nspname::text, c.relname::text, pg_table_size(c.oid), has_table_
        coalesce(array_agg(a.name order by a.num) filter (where a.num is not null), '{{}}'),
        coalesce(bool_and(coalesce(t.portable, false)) filter (where a.num is not null), true),
        coalesce(bool_or(a.type in ('regclass'::regtype, 'regtype'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
-                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regcollation'::regtype)), false),
+                'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, to_regtype('regcollation'))), false),
        c.relfilenode, pg_total_relation_size(c.oid)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join columns a on a.relid = c.oid left join types t on t.type = a.type
@@ -178,6 +178,8 @@ pub(super) struct SourceKey {
     pub(super) name: String,
     /// The table that has it and the one that it points to.
     pub(super) ends: (u32, u32),
+    /// The key that it points to is built with the rows; others, over periods, come at the end.
+    pub(super) early: bool,
     /// Makes it without looking at the rows where that is possible.
     pub(super) add: String,
     /// Checks the rows afterwards, where `add` did not.
@@ -189,7 +191,8 @@ select k.oid, n.nspname::text, c.relname::text, k.conname::text,
        format('alter table %s%I.%I add constraint %I %s%s', case c.relkind when 'r' then 'only ' else '' end, n.nspname, c.relname,
               k.conname, pg_get_constraintdef(k.oid), case when c.relkind = 'r' and k.convalidated then ' not valid' else '' end),
        case when c.relkind = 'r' and k.convalidated then
-            format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end, k.conrelid, k.confrelid
+            format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end, k.conrelid, k.confrelid,
+       exists (select from pg_class i join pg_am m on m.oid = i.relam where i.oid = k.conindid and m.amname = 'btree')
   from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
  where k.contype = 'f' and k.conparentid = 0 and k.oid >= 16384
  order by pg_table_size(c.oid) desc, k.oid
@@ -208,6 +211,7 @@ pub(super) async fn foreign_keys(client: &Client) -> Result<Vec<SourceKey>, Post
             add: row.get(4),
             validate: row.get(5),
             ends: (row.get(6), row.get(7)),
+            early: row.get(8),
         })
         .collect())
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use crate::postgres::{Connection, Doing, PostgresError, explain, quote_identifier, quote_qualified};
+use crate::postgres::{Connection, Doing, PostgresError, explain, quote_identifier, quote_qualified, server_major};
 use crate::replication::ddl::{Catalogue, DdlError, Kind, Options, Section, Statement};
 use crate::replication::settings::TableName;
 
@@ -65,7 +65,9 @@ pub(super) async fn make(
     absent: &Absent,
 ) -> Result<(), IncrementalError> {
     let failed = |reason: String| IncrementalError::Create { table: table.clone(), reason };
-    let catalogue = Catalogue::read(source, &Options::default()).await.map_err(|error| match error {
+    let version = i32::try_from(server_major(target).await?).unwrap_or(0) * 10_000;
+    let options = Options { target: Some(version), ..Options::default() };
+    let catalogue = Catalogue::read(source, &options).await.map_err(|error| match error {
         DdlError::Postgres(error) => IncrementalError::Postgres(error),
         other => failed(other.to_string()),
     })?;

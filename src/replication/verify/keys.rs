@@ -57,15 +57,18 @@ async fn keys(client: &Client, table: u32) -> Result<Vec<Key>, PostgresError> {
     Ok(rows.into_iter().filter_map(key).collect())
 }
 
-/// A key that both sides have, of columns that leave the source as they are.
+/// A key that both sides have; rather one of columns that leave the source as they are, where an index helps. Masks of
+/// a key tell rows apart as well, or the copy would not have it.
 pub(super) async fn common(
     source: (&Client, u32),
     target: (&Client, u32),
     plain: &[String],
 ) -> Result<Option<Key>, PostgresError> {
     let there: Vec<HashSet<String>> = keys(target.0, target.1).await?.iter().map(Key::names).collect();
-    let here = keys(source.0, source.1).await?;
-    Ok(here.into_iter().find(|key| there.contains(&key.names()) && key.0.iter().all(|c| plain.contains(&c.name))))
+    let mut here = keys(source.0, source.1).await?;
+    here.retain(|key| there.contains(&key.names()));
+    let plainest = here.iter().position(|key| key.0.iter().all(|c| plain.contains(&c.name))).unwrap_or(0);
+    Ok((plainest < here.len()).then(|| here.swap_remove(plainest)))
 }
 
 impl KeyColumn {

@@ -198,6 +198,7 @@ impl Repair<'_> {
 
     async fn whole(&self, source: &mut Connection, tx: &mut Transaction<'_>) -> Result<Repaired, NotRepaired> {
         let table = &self.subject.name;
+        self.refuse_references(tx).await?;
         let deleted = self.delete(tx, "true").await?;
         let copied = self.bring(source, tx, &self.subject.wanted(), &format!("{}{}", table.quoted(), self.list())).await?;
         let wanted = self.subject.source_sums(self.form, source).await?;
@@ -208,6 +209,27 @@ impl Repair<'_> {
             ));
         }
         Ok(Repaired { whole: true, compared: 1, ranges: 1, copied, changed: deleted.max(copied) })
+    }
+
+    /// A table that rows of others refer to cannot go whole, not even to come back at once: said before anything is tried.
+    async fn refuse_references(&self, tx: &Transaction<'_>) -> Result<(), NotRepaired> {
+        const REFERENCES: &str = "
+            select format('%I.%I', n.nspname, c.relname), k.conname::text,
+                   (select string_agg(format('%I is not null', a.attname), ' and ') from pg_attribute a where a.attrelid = k.conrelid and a.attnum = any(k.conkey))
+              from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+             where k.contype = 'f' and k.confdeltype in ('a', 'r') and not k.condeferred and k.conrelid <> $1
+               and k.confrelid in (select $1::oid union select relid::oid from pg_partition_ancestors($1::oid))";
+        let doing = || format!("reading what refers to table `{}`", self.subject.name);
+        for row in tx.query(REFERENCES, &[&self.there.oid]).await.doing(doing)? {
+            let (other, key, filled): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+            if tx.query_one(&format!("select exists (select from {other} where {filled})"), &[]).await.doing(doing)?.get(0) {
+                return Err(NotRepaired::Other(format!(
+                    "both sides have no common key, so it could only be replaced whole, and rows of {other} refer to it (foreign key `{key}`); \
+                     run the full replication"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn list(&self) -> String {

@@ -6,12 +6,19 @@ use super::assert_copied;
 
 /// A test for a kind: the statements make what pg_dump sees in the source.
 macro_rules! kinds {
-    ($($name:ident: $sql:expr;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            assert_copied($sql).await;
+    ($($name:ident: $sql:expr;)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                assert_copied($sql).await;
+            }
+        )*
+
+        /// What each kind's test makes.
+        pub fn all() -> Vec<(&'static str, String)> {
+            vec![$((stringify!($name), String::from($sql)),)*]
         }
-    )*};
+    };
 }
 
 kinds! {

@@ -19,6 +19,8 @@ pub struct Cluster {
     server: Option<Server>,
     pub port: u16,
     directory: tempfile::TempDir,
+    /// Of the server; the client programs are always those of [`programs`].
+    bin: PathBuf,
 }
 
 /// Directory of the newest installed server's programs.
@@ -35,6 +37,42 @@ pub fn programs() -> PathBuf {
         .collect();
     found.sort();
     found.pop().map(|(_, bin)| bin).expect("PostgreSQL is installed (scripts/test installs it)")
+}
+
+/// Majors that copies go between.
+pub const MAJORS: std::ops::RangeInclusive<u32> = 12..=18;
+
+/// Where scripts/test installs servers of other majors and the newest pg_dump.
+fn majors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/majors")
+}
+
+/// Directory of the programs of a server of `major`: the system's, or one that scripts/test installed.
+fn programs_of(major: u32) -> PathBuf {
+    let system = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    if system.join("initdb").exists() { system } else { majors().join(format!("{major}/bin")) }
+}
+
+/// The pg_dump that reads servers of all [`MAJORS`].
+pub fn newest_pg_dump() -> PathBuf {
+    majors().join("client/bin/pg_dump")
+}
+
+/// Whether servers of all these majors, and a pg_dump that reads them, are there and may be run; if not, a line says so.
+pub fn has_majors(wanted: impl IntoIterator<Item = u32>) -> bool {
+    let servers = wanted.into_iter().map(|major| programs_of(major).join("postgres"));
+    let missing = servers.chain([newest_pg_dump()]).find_map(|program| {
+        let Ok(path) = program.canonicalize() else { return Some(format!("{} is not there", program.display())) };
+        let open = |directory: &&Path| {
+            std::fs::metadata(directory).is_ok_and(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 0o001 != 0)
+        };
+        let closed = path.ancestors().skip(1).find(|directory| !open(directory))?;
+        nix::unistd::geteuid().is_root().then(|| format!("the user `postgres` may not pass through {}", closed.display()))
+    });
+    let Some(why) = missing else { return true };
+    println!("NOT RUN: {why}; scripts/test installs servers of all majors where it can");
+    assert!(std::env::var_os("BULLWORK_NEEDS_MAJORS").is_none(), "{why}, though it should be");
+    false
 }
 
 /// Has `command` run as the user that owns the servers.
@@ -59,8 +97,9 @@ fn run(mut command: Command) {
 }
 
 /// The data directory that clusters are copied from; made once by whoever comes first.
-fn template() -> PathBuf {
-    let root = std::env::temp_dir().join(format!("bullwork-test-template-{}", nix::unistd::geteuid()));
+fn template(bin: &Path) -> PathBuf {
+    let which = if bin == programs() { String::new() } else { bin.display().to_string().replace('/', "-") };
+    let root = std::env::temp_dir().join(format!("bullwork-test-template-{}{which}", nix::unistd::geteuid()));
     std::fs::create_dir_all(&root).expect("the temporary directory is writable");
     give_to_server_user(&root);
     let data = root.join("data");
@@ -72,7 +111,7 @@ fn template() -> PathBuf {
         let password = root.join("password");
         std::fs::write(&password, PASSWORD).expect("the password file can be written");
         give_to_server_user(&password);
-        let mut initdb = Command::new(programs().join("initdb"));
+        let mut initdb = Command::new(bin.join("initdb"));
         initdb
             .arg("-D")
             .arg(&data)
@@ -93,13 +132,22 @@ impl Cluster {
 
     /// The same with settings, each `name=value`.
     pub fn start_with(settings: &[&str]) -> Cluster {
+        Cluster::start_from(programs(), settings)
+    }
+
+    /// A fresh cluster of a major that is there ([`has_majors`]).
+    pub fn start_major(major: u32) -> Cluster {
+        Cluster::start_from(programs_of(major), &[])
+    }
+
+    fn start_from(bin: PathBuf, settings: &[&str]) -> Cluster {
         let directory = tempfile::Builder::new().prefix("bullwork-pg-").tempdir().expect("a temporary directory");
         give_to_server_user(directory.path());
         let mut copy = Command::new("cp");
-        copy.arg("-R").arg(template()).arg(directory.path().join("data"));
+        copy.arg("-R").arg(template(&bin)).arg(directory.path().join("data"));
         as_server_user(&mut copy);
         run(copy);
-        let mut cluster = Cluster { server: None, port: free_port(), directory };
+        let mut cluster = Cluster { server: None, port: free_port(), directory, bin };
         cluster.launch(settings);
         cluster
     }
@@ -148,7 +196,7 @@ impl Cluster {
     }
 
     fn launch(&mut self, settings: &[&str]) {
-        let mut command = Command::new(programs().join("postgres"));
+        let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k", ""]);
         for setting in [
             "listen_addresses=127.0.0.1",

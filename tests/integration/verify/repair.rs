@@ -136,6 +136,32 @@ async fn foreign_keys_are_kept_in_plain_words() {
     assert_eq!(pair.text("select count(*)::text from own join parent on id = p").await, "1");
 }
 
+#[tokio::test]
+async fn a_table_that_could_only_be_replaced_whole_is_left_alone_while_others_refer_to_it() {
+    let mut pair = Pair::new(
+        "create table parent (id int not null, x text); insert into parent select g, 'x' from generate_series(1, 10) g",
+    )
+    .await;
+    let own =
+        "alter table parent add primary key (id); create table own (p int references parent); insert into own values (null)";
+    pair.on_target(&format!("update parent set x = 'other' where id = 3; {own}")).await;
+    let places = "select string_agg(ctid::text || x, ' ' order by ctid) from parent";
+    // A row that refers to none is in nobody's way.
+    assert_all(&pair.repair().await, Verdict::Repaired);
+    pair.on_target("insert into own values (5); update parent set x = 'other' where id = 3").await;
+    let before = pair.text(places).await;
+    let report = pair.repair().await;
+    assert_eq!(of(&report, "parent").verdict, Verdict::Differs);
+    assert!(
+        of(&report, "parent").note.contains("no common key") && of(&report, "parent").note.contains("public.own"),
+        "{report:?}"
+    );
+    assert_eq!(pair.text(places).await, before, "nothing was tried");
+    // With the key on both sides only what differs is touched.
+    pair.on_source("alter table parent add primary key (id)").await;
+    assert_all(&pair.repair().await, Verdict::Repaired);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repair_that_is_killed_leaves_the_table_as_it_was() {
     let mut pair =
