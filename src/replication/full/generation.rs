@@ -11,7 +11,7 @@
 
 use tokio_postgres::Client;
 
-use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
+use crate::postgres::{Doing, PostgresError, quote_identifier};
 use crate::worker::Run;
 
 /// Longest name of a schema, in bytes.
@@ -235,14 +235,16 @@ pub(super) async fn serving(target: &Client) -> Result<i64, PostgresError> {
     Ok(target.query_one(sql, &[]).await.doing(doing)?.get(0))
 }
 
-/// For people: which copy serves now.
-pub(super) async fn told(target: &Client) -> String {
-    let sql = "select id, made_at::timestamptz(0)::text from bullwork.generation where serves";
-    match target.query_opt(sql, &[]).await {
-        Ok(Some(row)) => format!("generation {} of {} serves", row.get::<_, i64>(0), row.get::<_, &str>(1)),
-        Ok(None) => "what was there before serves".to_owned(),
-        Err(error) => format!("which copy serves could not be asked: {}", explain(&error)),
+/// For people: which copy serves now; nothing, where none is counted.
+pub(super) async fn told(target: &Client) -> Result<Option<String>, PostgresError> {
+    let doing = || "asking which copy serves".to_owned();
+    let exists = "select to_regclass('bullwork.generation') is not null";
+    if !target.query_one(exists, &[]).await.doing(doing)?.get::<_, bool>(0) {
+        return Ok(None);
     }
+    let sql = "select id, made_at::timestamptz(0)::text from bullwork.generation where serves";
+    let row = target.query_opt(sql, &[]).await.doing(doing)?;
+    Ok(row.map(|row| format!("generation {} of {} serves", row.get::<_, i64>(0), row.get::<_, &str>(1))))
 }
 
 #[cfg(test)]

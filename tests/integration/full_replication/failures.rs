@@ -16,7 +16,7 @@ use crate::support::postgres::Cluster;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Two small tables and one that takes a while.
-const SLOW: &str = "create table small (id int primary key); insert into small values (1);
+pub(super) const SLOW: &str = "create table small (id int primary key); insert into small values (1);
     create table tiny (id int primary key, s int references small); insert into tiny values (1, 1);
     create table large (id int primary key, filler text);
     insert into large select g, repeat(md5(g::text), 20) from generate_series(1, 60000) g;

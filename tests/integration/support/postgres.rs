@@ -19,6 +19,8 @@ pub struct Cluster {
     server: Option<Server>,
     pub port: u16,
     directory: tempfile::TempDir,
+    /// Of the server's process.
+    environment: Vec<(String, String)>,
 }
 
 /// Directory of the newest installed server's programs.
@@ -93,13 +95,18 @@ impl Cluster {
 
     /// The same with settings, each `name=value`.
     pub fn start_with(settings: &[&str]) -> Cluster {
+        Cluster::start_in(Vec::new(), settings)
+    }
+
+    /// The same with variables of the server's environment.
+    pub fn start_in(environment: Vec<(String, String)>, settings: &[&str]) -> Cluster {
         let directory = tempfile::Builder::new().prefix("bullwork-pg-").tempdir().expect("a temporary directory");
         give_to_server_user(directory.path());
         let mut copy = Command::new("cp");
         copy.arg("-R").arg(template()).arg(directory.path().join("data"));
         as_server_user(&mut copy);
         run(copy);
-        let mut cluster = Cluster { server: None, port: free_port(), directory };
+        let mut cluster = Cluster { server: None, port: free_port(), directory, environment };
         cluster.launch(settings);
         cluster
     }
@@ -166,6 +173,7 @@ impl Cluster {
         let log = std::fs::File::create(self.directory.path().join("log")).expect("the log can be made");
         command.stdout(Stdio::null()).stderr(log);
         as_server_user(&mut command);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // SIGQUIT is PostgreSQL's immediate shutdown.
         let mut server = Server::start(command, Signal::SIGQUIT);
         let start = Instant::now();
