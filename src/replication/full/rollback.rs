@@ -51,7 +51,8 @@ pub async fn rollback(run: &Run, database: &Database) -> anyhow::Result<String> 
         match attempt(run, target.client_mut(), serving, &earlier, &mut locks, begun).await {
             Ok(true) => break None,
             // Somebody made or dropped something that hangs on the tables that go: look again.
-            Ok(false) => {}
+            Ok(false) if begun.elapsed() < PATIENCE => {}
+            Ok(false) => break Some(anyhow::anyhow!("views or keys over the tables that go came and went for a minute")),
             Err(error) => break Some(error),
         }
     };

@@ -85,7 +85,15 @@ pub(super) async fn switch(
             match attempt(run, target, &incoming, &plan, &mut locks).await {
                 Ok(true) => return Ok(saved::make_again(run, target).await?),
                 // Somebody made or dropped something that hangs on the outgoing tables: look again.
-                Ok(false) => break,
+                Ok(false) => {
+                    anyhow::ensure!(
+                        started.elapsed() < patience,
+                        "views or keys over replaced tables came and went for {} s, faster than they could be made on the new \
+                         ones; end what makes them, or raise REPLICATION_SWAP_TIMEOUT",
+                        patience.as_secs()
+                    );
+                    break;
+                }
                 Err(error) if error.downcast_ref::<tokio_postgres::Error>().is_some_and(may_pass) => {
                     anyhow::ensure!(
                         started.elapsed() < patience,

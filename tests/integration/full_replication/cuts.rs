@@ -25,27 +25,26 @@ fn all_of_them() -> bool {
     std::env::var_os("BULLWORK_CHAOS").is_some_and(|v| v == "1")
 }
 
-/// Has the cut made so many statements behind the moment at which a phase begins.
+/// Has the cut made so many statements behind the moment at which copies may change places.
 struct Executioner {
     guillotine: Arc<Guillotine>,
-    phase: &'static str,
     cut: (usize, Edge),
     armed: AtomicBool,
-    /// Statements that were left when the new generation served.
+    /// Statements that were left when the other generation served.
     left: Mutex<Option<usize>>,
     lines: Lines,
 }
 
 impl RunSink for Executioner {
     fn line(&self, record: &Record) {
-        if record.message.contains("serves; the switch took") {
+        if record.message.contains("serves; the switch took") || record.message.ends_with("serves again") {
             *self.left.lock().unwrap() = self.guillotine.left();
         }
         self.lines.line(record);
     }
 
     fn progress(&self, progress: &Progress) {
-        if progress.phase == self.phase && !self.armed.swap(true, Ordering::Relaxed) {
+        if progress.phase == "switching" && !self.armed.swap(true, Ordering::Relaxed) {
             self.guillotine.arm(self.cut.0, self.cut.1);
         }
     }
@@ -80,17 +79,20 @@ impl Scaffold {
         Scaffold { world, guillotine, statements: (0, 0) }
     }
 
-    /// A run that is cut there; what it came to.
-    async fn run(&self, cut: (usize, Edge)) -> (Result<(), String>, Arc<Executioner>) {
+    fn watched(&self, cut: (usize, Edge)) -> (Run, Arc<Executioner>) {
         let executioner = Arc::new(Executioner {
             guillotine: self.guillotine.clone(),
-            phase: "switching",
             cut,
             armed: AtomicBool::new(false),
             left: Mutex::new(None),
             lines: Lines::default(),
         });
-        let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(executioner.clone()));
+        (Run::new(serde_json::Map::new(), CancellationToken::new(), Some(executioner.clone())), executioner)
+    }
+
+    /// A run that is cut there; what it came to.
+    async fn run(&self, cut: (usize, Edge)) -> (Result<(), String>, Arc<Executioner>) {
+        let (run, executioner) = self.watched(cut);
         let running = full::replicate(&run, &self.world.config);
         let result = tokio::time::timeout(Duration::from_secs(60), running).await.expect("ends in time");
         (result.map(|_| ()).map_err(|e| format!("{e:#}")), executioner)
@@ -121,15 +123,15 @@ impl Scaffold {
     }
 }
 
-/// Which statements are cut: all; or every ninth, and each around the commit.
+/// Which statements are cut: all; or some, and those around the commit.
 fn chosen(all: usize, commit: usize) -> Vec<(usize, Edge)> {
     let both = |n| [(n, Edge::Before), (n, Edge::After)];
     if all_of_them() {
         return (0..all).flat_map(both).collect();
     }
-    let spread = (0..all).step_by(9).map(|n| (n, if n % 2 == 0 { Edge::Before } else { Edge::After }));
-    let near = (commit.saturating_sub(3)..(commit + 1).min(all)).flat_map(both);
-    spread.chain(near).collect()
+    let spread = (0..commit).step_by(13).map(|n| (n, if n % 2 == 0 { Edge::Before } else { Edge::After }));
+    let near = (commit - 1..(commit + 2).min(all)).flat_map(both);
+    spread.chain(near).chain([(all - 1, Edge::Before)]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,20 +191,16 @@ async fn a_rollback_that_is_cut_between_any_two_statements_has_happened_or_has_n
     let newer = "create view newer as select max(day) as day from second.b; create schema own; \
                  create materialized view own.newest as select day from newer; create index on own.newest (day)";
     scaffold.world.on_target(newer).await;
-    let run = Run::detached();
     scaffold.guillotine.arm(NEVER, Edge::Before);
+    let (run, executioner) = scaffold.watched((NEVER, Edge::Before));
     full::rollback(&run, &scaffold.world.config.target).await.unwrap();
     let all = NEVER - scaffold.guillotine.left().unwrap();
+    let committed = NEVER - executioner.left.lock().unwrap().expect("it changed places");
     scaffold.guillotine.disarm();
-    println!("{all} statements");
+    println!("{all} statements, the {committed}th commits");
     let (mut serves_day, mut serving) = scaffold.whole().await;
-    let cuts: Vec<(usize, Edge)> = if all_of_them() {
-        chosen(all, 0)
-    } else {
-        (0..all).step_by(4).map(|n| (n, if n % 8 == 0 { Edge::After } else { Edge::Before })).collect()
-    };
     let (mut stayed, mut changed) = (0, 0);
-    for cut in cuts {
+    for cut in chosen(all, committed - 1) {
         scaffold.guillotine.arm(cut.0, cut.1);
         let result = tokio::time::timeout(Duration::from_secs(30), full::rollback(&run, &scaffold.world.config.target)).await;
         scaffold.guillotine.disarm();

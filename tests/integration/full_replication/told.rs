@@ -65,7 +65,8 @@ async fn a_run_that_changes_nothing_after_one_that_was_cut_off_in_place_says_wha
     world.on_target("create schema bullwork_new_public").await;
     let error = world.fail().await;
     assert!(error.contains(lacking) && !error.contains("untouched"), "{error}");
-    world.on_target("drop schema bullwork_new_public; begin; select * from small").await;
+    world.on_target("drop schema bullwork_new_public").await;
+    world.on_target("begin; select * from small").await;
     let error = world.fail().await;
     assert!(error.contains("readers held replaced tables") && error.contains(lacking), "{error}");
     world.on_target("rollback").await;
