@@ -166,7 +166,7 @@ async fn a_switch_that_is_cut_between_any_two_statements_leaves_one_whole_genera
         match result {
             Ok(()) => assert!(!was_cut, "{cut:?}: it did not notice: {:?}", executioner.lines.all()),
             Err(error) => {
-                assert!(error.contains(&format!("generation {serves} of 20")) && error.contains(" serves"), "{cut:?}: {error}")
+                assert!(error.contains(&format!("generation {serves} of 20")) && error.contains(" serves"), "{cut:?}: {error}");
             }
         }
         (serves_day, serving) = (now, serves);
@@ -221,9 +221,9 @@ async fn a_rollback_that_is_cut_between_any_two_statements_has_happened_or_has_n
             assert!(told.starts_with(&format!("generation {serves} of 20")) && told.contains(" serves"), "{cut:?}: {told}");
         }
         if serves == serving {
-            stayed += 1
+            stayed += 1;
         } else {
-            changed += 1
+            changed += 1;
         }
         (serves_day, serving) = (day, serves);
     }

@@ -108,9 +108,9 @@ async fn a_target_that_is_killed_in_mid_copy_and_around_the_switch_serves_one_wh
             }
         }
         if now.1 == before.1 {
-            assert_eq!(now.0, before.0, "{moment}")
+            assert_eq!(now.0, before.0, "{moment}");
         } else {
-            assert_eq!(now.0, day.to_string(), "{moment}")
+            assert_eq!(now.0, day.to_string(), "{moment}");
         }
         before = now;
     }
