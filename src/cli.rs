@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::config::{ConfigError, Environment, Reader};
 use crate::logging::LogSettings;
-use crate::ops::plain::plain;
+use crate::ops::plain::{one_line, plain};
 use crate::ops::serve::{Parts, Service};
 use crate::ops::store::Store;
 use crate::ops::{self, doctor::Grade};
@@ -327,7 +327,12 @@ async fn doctor(environment: &Environment) -> anyhow::Result<ExitCode> {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING).set_header(["", "check", "seen", "what to do"]);
     for finding in &findings {
-        table.add_row([&finding.grade.to_string(), finding.check, &plain(&scrub(&finding.seen)), &scrub(&finding.fix)]);
+        table.add_row([
+            &finding.grade.to_string(),
+            finding.check,
+            &one_line(&scrub(&finding.seen)),
+            &one_line(&scrub(&finding.fix)),
+        ]);
     }
     print(&format!("{table}\n"))?;
     let count = |grade| findings.iter().filter(|f| f.grade == grade).count();

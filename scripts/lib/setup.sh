@@ -118,6 +118,12 @@ want_pgbouncer() {
     has pgbouncer || note "without pgbouncer: the test that meets a pooler says NOT RUN"
 }
 
+# A library that changes what a process believes to be the time, for the tests of clocks that jump.
+want_faketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || apt_install libfaketime ||
+        note "without libfaketime: the tests of clocks that jump say NOT RUN"
+}
+
 need_redis() {
     has redis-server && has redis-cli && return
     apt_install redis-tools || die "Redis is needed (Debian: redis-tools redis-server)"

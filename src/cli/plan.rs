@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::print;
 use crate::config::{Environment, Reader};
 use crate::ops;
-use crate::ops::plain::plain;
+use crate::ops::plain::one_line;
 use crate::redact::scrub;
 use crate::shutdown;
 
@@ -24,11 +24,11 @@ pub(super) async fn plan(environment: &Environment, json: bool) -> anyhow::Resul
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING).set_header(["table", "mode", "size", "rows", "time", "note"]);
     for row in plan.rows() {
-        table.add_row(row.map(|cell| plain(&cell)));
+        table.add_row(row.map(|cell| one_line(&cell)));
     }
     print(&format!("{table}\n"))?;
     for (what, reason) in &plan.left_out {
-        print(&format!("left out {}: {}\n", plain(what), plain(&scrub(reason))))?;
+        print(&format!("left out {}: {}\n", one_line(what), one_line(&scrub(reason))))?;
     }
-    print(&format!("{}\n", plain(&scrub(&plan.to_string()))))
+    print(&format!("{}\n", one_line(&scrub(&plan.to_string()))))
 }

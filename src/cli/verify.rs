@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::print;
 use crate::config::{Environment, Reader};
 use crate::ops;
-use crate::ops::plain::plain;
+use crate::ops::plain::one_line;
 use crate::redact::scrub;
 use crate::shutdown;
 use crate::worker::{Progress, Record, RunSink};
@@ -18,7 +18,7 @@ struct Messages;
 
 impl RunSink for Messages {
     fn line(&self, record: &Record) {
-        eprintln!("{}", plain(&record.message));
+        eprintln!("{}", one_line(&record.message));
     }
 
     fn progress(&self, _: &Progress) {}
@@ -37,16 +37,16 @@ pub(super) async fn verify(environment: &Environment, tables: Vec<String>, repai
     let number = |rows: Option<i64>| rows.map_or_else(|| "-".to_owned(), |rows| rows.to_string());
     for compared in &report.tables {
         table.add_row([
-            plain(&compared.table.to_string()),
+            one_line(&compared.table.to_string()),
             number(compared.rows.0),
             number(compared.rows.1),
             compared.verdict.to_string(),
-            plain(&scrub(&compared.note)),
+            one_line(&scrub(&compared.note)),
         ]);
     }
     print(&format!("{table}\n"))?;
     for remark in &report.remarks {
-        eprintln!("{}", plain(&scrub(remark)));
+        eprintln!("{}", one_line(&scrub(remark)));
     }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -75,7 +75,11 @@ impl Record {
         let mut gap = "  ";
         for (name, value) in &self.fields {
             let value = match value {
-                Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => for_terminal(text),
+                Value::String(text)
+                    if !text.is_empty() && !text.contains([' ', '"', '=']) && !text.contains(char::is_control) =>
+                {
+                    for_terminal(text)
+                }
                 other => for_terminal(&other.to_string()),
             };
             // Writing to a String cannot fail.

@@ -16,6 +16,7 @@ use chrono::{DateTime, NaiveDate};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::plain::one_line;
 use crate::clock::Millis;
 
 /// Kinds of item, in the report's order. A description belongs to the first that it starts with,
@@ -294,7 +295,7 @@ impl fmt::Display for RunReport {
             writeln!(f, "{kind} total duration : {}", Spell(total))?;
             items.sort_by_key(|item| std::cmp::Reverse(item.milliseconds));
             for item in items.iter().take(DETAILS) {
-                writeln!(f, "\t{} : {}", item.description, Spell(item.milliseconds))?;
+                writeln!(f, "\t{} : {}", one_line(&item.description), Spell(item.milliseconds))?;
             }
         }
         Ok(())

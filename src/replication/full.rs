@@ -43,6 +43,8 @@ mod enrich;
 mod finish;
 mod generation;
 mod keys;
+mod locks;
+mod outcome;
 mod plan;
 mod relocate;
 mod resume;
@@ -57,8 +59,7 @@ pub(super) mod tables;
 mod target;
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -76,8 +77,9 @@ use crate::replication::rules::Rules;
 use crate::replication::settings::{TableModes, TableName};
 use crate::replication::verify::{Checks, Depth};
 use crate::worker::Run;
-use build::{Totals, Work};
+use build::Work;
 use catalog::{Graph, ObjectId, PG_CLASS, PG_CONSTRAINT};
+use outcome::{Reached, Serving};
 use session::Sessions;
 use source::Source;
 use target::Judge;
@@ -143,17 +145,6 @@ pub struct Summary {
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// How far the run came, for the words of its failure.
-#[derive(Debug, Default)]
-struct Reached {
-    /// The state row on the target is of this run.
-    begun: AtomicBool,
-    /// The copy is built beside the one that serves.
-    beside: AtomicBool,
-    tables: AtomicU64,
-    totals: Arc<Totals>,
-}
-
 /// Replicates. Stopping is quick at any point: the statements on both servers are cancelled.
 ///
 /// # Errors
@@ -169,10 +160,7 @@ pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
         Err(stopped) => stopped.into(),
     };
     sessions.cancel_all().await;
-    let state = match tokio::time::timeout(Duration::from_secs(8), describe(config, &reached, &format!("{error:#}"))).await {
-        Ok(Ok(text)) => text,
-        _ => "the target could not be asked how far it is; the next full replication repairs it either way".to_owned(),
-    };
+    let state = outcome::describe(config, &reached, &format!("{error:#}")).await;
     if error.is::<crate::worker::run::Stopped>() {
         run.warn(format!("the run was told to stop; {state}"));
         return Err(error);
@@ -180,39 +168,6 @@ pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
     Err(match error.downcast::<Refused>() {
         Ok(Refused(text)) => Refused(format!("{text}; {state}")).into(),
         Err(error) => anyhow::anyhow!("{error:#}; {state}"),
-    })
-}
-
-/// Notes a failure on the target and tells what state that is in.
-async fn describe(config: &Config, reached: &Reached, problem: &str) -> anyhow::Result<String> {
-    if !reached.begun.load(Ordering::Acquire) {
-        return Ok("target untouched".to_owned());
-    }
-    let done = reached.totals.tables.load(Ordering::Relaxed);
-    let target = config.target.connect("full replication, after a failure").await?;
-    state::end(&target, done, Some(problem)).await?;
-    let serving = generation::told(&target).await;
-    let phase = target
-        .query_one("select phase from bullwork.replication_state", &[])
-        .await
-        .doing(|| "reading bullwork.replication_state".to_owned())?;
-    Ok(match phase.get::<_, &str>(0) {
-        "preparing" => "target untouched".to_owned(),
-        // Others need the room.
-        "staging" if problem.contains("SQLSTATE 53100") => {
-            generation::drop_unfinished(&target).await?;
-            format!("target untouched: {serving}; what was built beside it was removed, because the disk is full")
-        }
-        "staging" => format!("target untouched: {serving}; the next run goes on with what was built beside it, or removes it"),
-        "finishing" if reached.beside.load(Ordering::Acquire) => {
-            format!("{serving}, but not all of somebody's own views and keys; run restart:full-replication")
-        }
-        "loading" => format!(
-            "target incomplete: {done} of {} tables; the next full replication repairs it",
-            reached.tables.load(Ordering::Relaxed)
-        ),
-        _ => "target incomplete: all rows are there, but not all keys, views and indexes; the next full replication repairs it"
-            .to_owned(),
     })
 }
 
@@ -239,7 +194,9 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
     reached.tables.store(total, Ordering::Relaxed);
     state::prepare(&target).await?;
     let before = state::begin(&target, &moment.snapshot, total).await?;
-    reached.begun.store(true, Ordering::Release);
+    let serving = Serving::ask(&target).await?;
+    let is_whole = serving.is_whole();
+    reached.begin(serving);
     if let Some(before) = before.filter(|b| b.state != "complete") {
         let what = if before.phase == "staging" { "" } else { ": what it left is replaced" };
         run.info(format!(
@@ -363,10 +320,13 @@ async fn work(run: &Run, config: &Config, sessions: &Sessions<'_>, reached: &Rea
             snapshot: &moment.snapshot,
             index_names: source.index_names.union(&own_indexes).cloned().collect(),
         };
+        reached.switching.store(true, Ordering::Release);
         let decide =
             |there: &Graph, recorded: &HashSet<catalog::Key>| Ok(drops::decide(there, &source.known(recorded, &own_views))?);
         broken.extend(swap::switch(run, target.client_mut(), incoming, swap.patience, decide).await?);
-        generation::drop_surplus(run, &target, swap.generations).await?;
+        // Nobody wants a copy back that was not whole.
+        let kept = if is_whole { swap.generations } else { 0 };
+        generation::drop_surplus(run, &target, kept).await?;
     }
     if done.is_none() {
         state::note_pace(&target, room.needed, start.elapsed()).await?;

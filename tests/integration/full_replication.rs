@@ -2,14 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod clocks;
 mod copies;
+mod cuts;
 mod failures;
 mod keeps;
 mod kindness;
 mod plan;
 mod pooler;
+mod readers;
+mod restarts;
 mod resume;
+mod starving;
 mod swap;
+mod told;
 mod verify;
 
 use std::sync::{Arc, Mutex};

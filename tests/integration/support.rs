@@ -1,5 +1,6 @@
 //! Throw-away servers for tests: started on free ports, gone when the test ends, however it ends.
 
+pub mod guillotine;
 pub mod lines;
 pub mod postgres;
 pub mod proxy;

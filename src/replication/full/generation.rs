@@ -11,7 +11,7 @@
 
 use tokio_postgres::Client;
 
-use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
+use crate::postgres::{Doing, PostgresError, quote_identifier, quote_literal};
 use crate::worker::Run;
 
 /// Longest name of a schema, in bytes.
@@ -50,11 +50,10 @@ pub(super) async fn stage_schema(target: &Client, name: &str) -> anyhow::Result<
         ours || !exists,
         "the target has a schema `{name}` that no run of ours made; names that begin with bullwork_new_ and bullwork_old are Bullwork's: rename it"
     );
-    if !exists {
-        target.batch_execute(&format!("create schema {}", quote_identifier(name))).await.doing(doing)?;
-    }
-    let sql = "insert into bullwork.staged_schema values ($1) on conflict do nothing";
-    target.execute(sql, &[&name]).await.doing(doing)?;
+    // Made and noted at once: without its note it would pass for somebody else's at the next run.
+    let make = if exists { String::new() } else { format!("create schema {};", quote_identifier(name)) };
+    let note = format!("insert into bullwork.staged_schema values ({}) on conflict do nothing", quote_literal(name));
+    target.batch_execute(&format!("{make} {note}")).await.doing(doing)?;
     Ok(())
 }
 
@@ -67,20 +66,20 @@ pub(super) async fn drop_unfinished(target: &Client) -> Result<bool, PostgresErr
     let mut dropped = false;
     for row in rows {
         let (schema, exists): (String, bool) = (row.get(0), row.get(1));
-        if exists {
-            drop_schema(target, &schema).await?;
-            dropped = true;
-        }
-        let sql = "delete from bullwork.staged_schema where name = $1";
-        target.execute(sql, &[&schema]).await.doing(|| "writing bullwork.staged_schema".to_owned())?;
+        let note = format!("delete from bullwork.staged_schema where name = {}", quote_literal(&schema));
+        drop_schemas(target, &[schema], &note).await?;
+        dropped |= exists;
     }
     Ok(dropped)
 }
 
-/// Drops a schema with all that is in it. A foreign key to a kept table ends with it, which locks that table for a
+/// Drops schemas with all that is in them, and notes it with `note`, all at once: a copy that is half gone must never be brought
+/// back. A foreign key to a kept table ends with it, which locks that table for a
 /// moment: readers must never queue behind a lock that is not granted, so it is asked for again and again instead.
-async fn drop_schema(target: &Client, schema: &str) -> Result<(), PostgresError> {
-    let sql = format!("set local lock_timeout = '50ms'; drop schema {} cascade", quote_identifier(schema));
+async fn drop_schemas(target: &Client, schemas: &[String], note: &str) -> Result<(), PostgresError> {
+    let names: Vec<String> = schemas.iter().map(|name| quote_identifier(name)).collect();
+    let drop = if names.is_empty() { String::new() } else { format!("drop schema if exists {} cascade;", names.join(", ")) };
+    let sql = format!("set local lock_timeout = '50ms'; {drop} {note}");
     let mut tries = 0;
     loop {
         match target.batch_execute(&format!("begin; {sql}; commit")).await {
@@ -89,7 +88,7 @@ async fn drop_schema(target: &Client, schema: &str) -> Result<(), PostgresError>
                 let _ = target.batch_execute("rollback").await;
                 tries += 1;
                 if tries >= 600 || !super::swap::may_pass(&error) {
-                    return Err(error).doing(|| format!("dropping schema `{schema}`"));
+                    return Err(error).doing(|| format!("dropping schema `{}`", schemas.join("`, `")));
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             }
@@ -115,24 +114,10 @@ pub(super) async fn drop_surplus(run: &Run, target: &Client, keep: u32) -> Resul
             ));
             continue;
         }
-        let mut gone = true;
-        for schema in &schemas {
-            let exists = "select to_regnamespace($1) is not null";
-            if target.query_one(exists, &[&quote_identifier(schema)]).await.doing(doing)?.get(0)
-                && let Err(error) = drop_schema(target, schema).await
-            {
-                run.warn(format!("generation {generation} is kept for now: {error}"));
-                gone = false;
-            }
-        }
-        if gone {
-            target
-                .execute("delete from bullwork.generation where id = $1", &[&generation])
-                .await
-                .doing(|| "writing bullwork.generation".to_owned())?;
-            if !schemas.is_empty() {
-                run.info(format!("removed generation {generation}"));
-            }
+        match drop_schemas(target, &schemas, &format!("delete from bullwork.generation where id = {generation}")).await {
+            Ok(()) if schemas.is_empty() => {}
+            Ok(()) => run.info(format!("removed generation {generation}")),
+            Err(error) => run.warn(format!("generation {generation} is kept for now: {error}")),
         }
     }
     Ok(())
@@ -235,14 +220,16 @@ pub(super) async fn serving(target: &Client) -> Result<i64, PostgresError> {
     Ok(target.query_one(sql, &[]).await.doing(doing)?.get(0))
 }
 
-/// For people: which copy serves now.
-pub(super) async fn told(target: &Client) -> String {
-    let sql = "select id, made_at::timestamptz(0)::text from bullwork.generation where serves";
-    match target.query_opt(sql, &[]).await {
-        Ok(Some(row)) => format!("generation {} of {} serves", row.get::<_, i64>(0), row.get::<_, &str>(1)),
-        Ok(None) => "what was there before serves".to_owned(),
-        Err(error) => format!("which copy serves could not be asked: {}", explain(&error)),
+/// For people: which copy serves now; nothing, where none is counted.
+pub(super) async fn told(target: &Client) -> Result<Option<String>, PostgresError> {
+    let doing = || "asking which copy serves".to_owned();
+    let exists = "select to_regclass('bullwork.generation') is not null";
+    if !target.query_one(exists, &[]).await.doing(doing)?.get::<_, bool>(0) {
+        return Ok(None);
     }
+    let sql = "select id, made_at::timestamptz(0)::text from bullwork.generation where serves";
+    let row = target.query_opt(sql, &[]).await.doing(doing)?;
+    Ok(row.map(|row| format!("generation {} of {} serves", row.get::<_, i64>(0), row.get::<_, &str>(1))))
 }
 
 #[cfg(test)]

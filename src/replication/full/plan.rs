@@ -212,6 +212,13 @@ async fn check_target(target: &Client, source: &Source, there: &Graph, config: &
         may || config.swap.is_none(),
         "the target's role may not create schemas, in which the copy is built beside the one that serves; grant create on the database to it, or set REPLICATION_SWAP=off"
     );
+    const LOCKING: &str =
+        "select coalesce((select has_language_privilege(oid, 'usage') from pg_language where lanname = 'plpgsql'), false)";
+    let may: bool = target.query_one(LOCKING, &[]).await.doing(|| "checking our rights on the target".to_owned())?.get(0);
+    anyhow::ensure!(
+        may || config.swap.is_none(),
+        "the target's role may not use the language plpgsql, in which the locks for the switch are taken; create the extension plpgsql, or grant usage on the language to it, or set REPLICATION_SWAP=off"
+    );
     Ok(())
 }
 

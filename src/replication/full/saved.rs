@@ -5,10 +5,12 @@
 //! neither place. What cannot be made again (a column it reads is gone) stays stored, is told by
 //! name at every run, and is tried again at the next.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
-use super::catalog::{Graph, Node, PG_PROC};
+use super::catalog::{Graph, Key, Node, PG_PROC};
+use super::relocate::Relocation;
 use super::tables::PlainIndex;
+use super::target;
 use crate::postgres::{Doing, PostgresError, explain};
 use crate::worker::Run;
 
@@ -68,8 +70,8 @@ select pg_get_functiondef(p.oid),
 
 const FOREIGN_KEY: &str = r#"
 select format('alter table %I.%I add constraint %I %s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)),
-       k.convalidated and c.relkind = 'r', format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname),
-       format('%I.%I', n.nspname, c.relname)
+       k.convalidated, format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname),
+       c.relkind = 'r'
   from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace where k.oid = $1
 "#;
 
@@ -108,15 +110,74 @@ pub(super) async fn definition(target: &Client, node: &Node) -> Result<Vec<Strin
     Ok(statements)
 }
 
-/// Stores a foreign key of a kept table: made without looking at the rows, then validated.
-pub(super) async fn store_foreign_key(target: &Client, node: &Node) -> Result<(), PostgresError> {
-    let row = target
-        .query_one(FOREIGN_KEY, &[&node.id.1])
-        .await
-        .doing(|| format!("storing the definition of foreign key {}", node.identity))?;
-    let (add, validated, validate): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
-    let statements = if validated { vec![format!("{add} not valid"), validate] } else { vec![add] };
-    write(target, &node.kind, &node.identity, &statements).await
+/// A foreign key of a kept table to what is replaced.
+pub(super) struct ForeignKey {
+    kind: String,
+    identity: String,
+    /// Makes it, where it can be without looking at the rows; then `validate` looks at them.
+    add: String,
+    validate: Option<String>,
+    /// Making it looks at no row.
+    quick: bool,
+}
+
+impl ForeignKey {
+    pub(super) async fn read(target: &Client, node: &Node) -> Result<ForeignKey, PostgresError> {
+        let row = target
+            .query_one(FOREIGN_KEY, &[&node.id.1])
+            .await
+            .doing(|| format!("storing the definition of foreign key {}", node.identity))?;
+        let (add, validated, ordinary): (String, bool, bool) = (row.get(0), row.get(1), row.get(3));
+        let defer = validated && ordinary;
+        Ok(ForeignKey {
+            kind: node.kind.clone(),
+            identity: node.identity.clone(),
+            add: if defer { format!("{add} not valid") } else { add },
+            validate: defer.then(|| row.get(2)),
+            quick: ordinary,
+        })
+    }
+
+    /// Stores it, to be made at the end.
+    pub(super) async fn store(&self, target: &Client) -> Result<(), PostgresError> {
+        let statements: Vec<String> = std::iter::once(&self.add).chain(&self.validate).cloned().collect();
+        write(target, &self.kind, &self.identity, &statements).await
+    }
+
+    /// Makes it in the transaction that puts another table in the place of the one it refers to, without looking at
+    /// rows; what is left to do is stored.
+    pub(super) async fn make(&self, tx: &mut Transaction<'_>) -> Result<(), PostgresError> {
+        if !self.quick || target::attempt(tx, &self.add).await?.is_err() {
+            return self.store(tx.client()).await;
+        }
+        match &self.validate {
+            Some(validate) => write(tx.client(), VALIDATION, &self.identity, std::slice::from_ref(validate)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes a view, function or index of somebody else on the tables that come, which stand where `relocation` says. What cannot be
+/// made is stored, told by name, and tried again by each run.
+pub(super) async fn make_beside(
+    run: &Run,
+    tx: &mut Transaction<'_>,
+    (kind, identity): &Key,
+    statements: &[String],
+    relocation: &Relocation,
+) -> Result<(), PostgresError> {
+    let Some((first, rest)) = statements.split_first() else { return Ok(()) };
+    // Its reason is told with the switch, when it is tried once more.
+    if target::attempt(tx, &relocation.sql(first)).await?.is_err() {
+        return write(tx.client(), kind, identity, statements).await;
+    }
+    run.info(format!("made {kind} {identity} again"));
+    for statement in rest {
+        if let Err(reason) = target::attempt(tx, &relocation.sql(statement)).await? {
+            run.warn(format!("{kind} {identity}: `{statement}` was refused: {reason}"));
+        }
+    }
+    Ok(())
 }
 
 /// Stores an index that somebody added to a replaced table.
@@ -134,6 +195,8 @@ pub(super) async fn index_definition(target: &Client, index: &PlainIndex) -> Res
 
 /// What the server calls a foreign key.
 const KEY: &str = "table constraint";
+/// Of a foreign key that was made without looking at the rows.
+const VALIDATION: &str = "validation of";
 
 /// Stores statements under a name.
 pub(super) async fn write(target: &Client, kind: &str, identity: &str, statements: &[String]) -> Result<(), PostgresError> {
@@ -215,13 +278,16 @@ async fn make(run: &Run, target: &mut Client, stored: &Stored) -> Result<Result<
     }
     tx.execute("delete from bullwork.saved_object where id = $1", &[&stored.id]).await.doing(doing)?;
     tx.commit().await.doing(doing)?;
-    run.info(format!("made {} {} again", stored.kind, stored.identity));
+    run.info(match stored.kind.as_str() {
+        VALIDATION => format!("foreign key {} is validated", stored.identity),
+        kind => format!("made {kind} {} again", stored.identity),
+    });
     for statement in rest {
         if let Err(error) = target.batch_execute(statement).await {
             // An unvalidated key and a view without one of its grants are still better than none.
             if statement.contains(" validate constraint ") && stored.kind == KEY {
                 // Its rows may fit tomorrow.
-                write(target, "validation of", &stored.identity, std::slice::from_ref(statement)).await?;
+                write(target, VALIDATION, &stored.identity, std::slice::from_ref(statement)).await?;
             }
             run.warn(format!("{} {}: `{statement}` was refused: {}", stored.kind, stored.identity, explain(&error)));
         }

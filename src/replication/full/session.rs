@@ -23,6 +23,20 @@ const TARGET: &str = "
 ('standard_conforming_strings', 'on'), ('default_tablespace', ''), ('default_table_access_method', 'heap'),
 ('transform_null_equals', 'off'), ('default_transaction_read_only', 'off'), ('jit', 'off')";
 
+/// A session with a target for something else than a copy.
+pub(super) async fn for_target(database: &Database, purpose: &str) -> Result<Connection, PostgresError> {
+    set_up(database.connect(purpose).await?, database, TARGET).await
+}
+
+async fn set_up(session: Connection, database: &Database, settings: &str) -> Result<Connection, PostgresError> {
+    // Joined with pg_settings, because older servers do not know all of these.
+    let sql = format!(
+        "select set_config(s.name, v.value, false) from (values {settings}) v(name, value) join pg_settings s on lower(s.name) = v.name"
+    );
+    session.execute(&sql, &[]).await.doing(|| format!("setting up a session with {database}"))?;
+    Ok(session)
+}
+
 /// Opens sessions and remembers how to cancel what they do.
 pub(in crate::replication) struct Sessions<'d> {
     source: &'d Database,
@@ -88,12 +102,7 @@ impl<'d> Sessions<'d> {
     async fn open(&self, database: &Database, settings: &str) -> Result<Connection, PostgresError> {
         let session = database.connect("full replication").await?;
         self.cancellers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(session.canceller());
-        // Joined with pg_settings, because older servers do not know all of these.
-        let sql = format!(
-            "select set_config(s.name, v.value, false) from (values {settings}) v(name, value) join pg_settings s on lower(s.name) = v.name"
-        );
-        session.execute(&sql, &[]).await.doing(|| format!("setting up a session with {database}"))?;
-        Ok(session)
+        set_up(session, database, settings).await
     }
 
     /// Asks both servers to give up whatever our sessions still do.

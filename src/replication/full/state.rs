@@ -1,7 +1,7 @@
 //! What the target remembers of us, in its schema `bullwork`, which is never dropped.
 //!
 //! ```text
-//! replication_state   one row: what the last run did, and how far the target is
+//! replication_state   one row: what the last run did, how far the target is, and what the copy that serves lacks
 //! last_copy           how large the last whole copy was, and how long it took
 //! replicated          kind and identity of everything the last run made
 //! saved_object        definitions that were taken away and are still to be made again
@@ -25,8 +25,9 @@ create schema if not exists bullwork;
 create table if not exists bullwork.replication_state (
   one boolean primary key default true check (one),
   state text not null, phase text not null, started_at timestamptz not null, ended_at timestamptz,
-  source_snapshot text, tables_done bigint not null default 0, tables_total bigint not null default 0, problem text
+  source_snapshot text, tables_done bigint not null default 0, tables_total bigint not null default 0, problem text, lacks text
 );
+alter table bullwork.replication_state add column if not exists lacks text;
 create table if not exists bullwork.staged_schema (name text primary key);
 create table if not exists bullwork.last_copy (one boolean primary key default true check (one), bytes bigint not null, ms bigint not null);
 create table if not exists bullwork.replicated (kind text not null, identity text not null, primary key (kind, identity));
@@ -60,6 +61,8 @@ pub(super) enum Phase {
     Loading,
     /// All rows are there; keys, views or enrichment are missing.
     Finishing,
+    /// The new generation serves; something of somebody else may be missing.
+    Switched,
 }
 
 impl Phase {
@@ -67,7 +70,17 @@ impl Phase {
         match self {
             Phase::Staging => "staging",
             Phase::Loading => "loading",
-            Phase::Finishing => "finishing",
+            Phase::Finishing | Phase::Switched => "finishing",
+        }
+    }
+
+    /// What the copy that serves lacks from now on; none: that does not change.
+    fn lacks(self) -> Option<Option<&'static str>> {
+        match self {
+            Phase::Staging => None,
+            Phase::Loading => Some(Some("rows")),
+            Phase::Finishing => Some(Some("keys, views and indexes")),
+            Phase::Switched => Some(None),
         }
     }
 }
@@ -95,7 +108,9 @@ pub(super) async fn exists(target: &Client) -> Result<bool, PostgresError> {
 
 /// Makes the tables that are missing.
 pub(super) async fn prepare(target: &Client) -> Result<(), PostgresError> {
-    if exists(target).await? {
+    const NEWEST: &str = "select exists (select from pg_attribute where attrelid = to_regclass('bullwork.replication_state') and attname = 'lacks')";
+    let doing = || "looking at bullwork.replication_state".to_owned();
+    if exists(target).await? && target.query_one(NEWEST, &[]).await.doing(doing)?.get(0) {
         return Ok(());
     }
     target
@@ -123,15 +138,38 @@ pub(super) async fn begin(target: &Client, snapshot: &str, total: u64) -> Result
 
 pub(super) async fn enter(target: &Client, phase: Phase, done: u64) -> Result<(), PostgresError> {
     let done = i64::try_from(done).unwrap_or(i64::MAX);
+    let doing = || "noting the phase in bullwork.replication_state".to_owned();
     let sql = "update bullwork.replication_state set phase = $1, tables_done = $2";
-    target.execute(sql, &[&phase.text(), &done]).await.doing(|| "noting the phase in bullwork.replication_state".to_owned())?;
+    target.execute(sql, &[&phase.text(), &done]).await.doing(doing)?;
+    if let Some(lacks) = phase.lacks() {
+        target.execute("update bullwork.replication_state set lacks = $1", &[&lacks]).await.doing(doing)?;
+    }
     Ok(())
+}
+
+/// What the copy that serves lacks since a run that replaced it in place was cut off.
+pub(super) async fn lacks(target: &Client) -> Result<Option<String>, PostgresError> {
+    let doing = || "reading bullwork.replication_state".to_owned();
+    let exists = "select to_regclass('bullwork.replication_state') is not null";
+    if !target.query_one(exists, &[]).await.doing(doing)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    // Tables of earlier versions have no such column.
+    let sql = "select to_jsonb(s) ->> 'lacks' from bullwork.replication_state s";
+    Ok(target.query_opt(sql, &[]).await.doing(doing)?.and_then(|row| row.get(0)))
+}
+
+/// Whether something of somebody else is still to be made again.
+pub(super) async fn is_owing(target: &Client) -> Result<bool, PostgresError> {
+    let sql = "select exists (select from bullwork.saved_object)";
+    Ok(target.query_one(sql, &[]).await.doing(|| "reading bullwork.saved_object".to_owned())?.get(0))
 }
 
 /// Notes the end; `problem` makes it a failure.
 pub(super) async fn end(target: &Client, done: u64, problem: Option<&str>) -> Result<(), PostgresError> {
     let sql = "update bullwork.replication_state set state = case when $2::text is null then 'complete' else 'failed' end, \
-               phase = case when $2::text is null then 'complete' else phase end, ended_at = now(), tables_done = $1, problem = $2";
+               phase = case when $2::text is null then 'complete' else phase end, lacks = case when $2::text is not null then lacks end, \
+               ended_at = now(), tables_done = $1, problem = $2";
     let done = i64::try_from(done).unwrap_or(i64::MAX);
     target.execute(sql, &[&done, &problem]).await.doing(|| "noting the end in bullwork.replication_state".to_owned())?;
     Ok(())

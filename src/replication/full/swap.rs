@@ -2,8 +2,9 @@
 //!
 //! Every replaced object is moved into the schema of its generation, every new one into its real schema. Readers hold a lock on
 //! each table that they use until their transaction ends, so the switch waits for them; it asks for all locks at once, gives up
-//! after some ten milliseconds, lets everybody pass, and asks again. Whoever reads meanwhile never waits longer than that, and
-//! never sees two generations in one statement. Until the transaction is committed the old generation serves, whatever happens.
+//! after some ten milliseconds, lets everybody pass, and asks again ([`super::locks`]). Whoever reads meanwhile never waits longer
+//! than that, and never sees two generations in one statement. Until the transaction is committed the old generation serves,
+//! whatever happens.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio_postgres::{Client, Transaction};
 use super::catalog::{Graph, Key, OWN_SCHEMA, ObjectId, PG_CLASS};
 use super::drops::DropPlan;
 use super::generation::{self, new_schema, old_schema};
+use super::locks::{self, Lock, Locks};
 use super::relocate::{self, Relocation};
 use super::{saved, stage, state, tables, target};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
@@ -45,6 +47,7 @@ struct Plan {
     drops: DropPlan,
     recorded: HashSet<Key>,
     moving: Vec<u32>,
+    locks: Vec<Lock>,
     /// What everything that refers to the outgoing objects comes to; another value: somebody changed something.
     references: (i64, i64),
 }
@@ -67,6 +70,7 @@ pub(super) async fn switch(
     let started = Instant::now();
     let (mut pause, mut told) = (PAUSES.0, None::<Instant>);
     let mut staged: HashSet<Key> = HashSet::new();
+    let mut locks = Locks::default();
     loop {
         let there = Graph::read(target).await?;
         let recorded = state::recorded(target).await?;
@@ -74,12 +78,22 @@ pub(super) async fn switch(
         stage_others(run, target, &mut incoming, &there, &drops, &recorded, &mut staged).await?;
         let moving: Vec<u32> = stage::movable(&drops).iter().map(|id| id.1).collect();
         let references = references(target, &moving).await?;
-        let plan = Plan { there, drops, recorded, moving, references };
+        let keyed = drops.foreign_keys.iter().map(|id| (PG_CLASS, there.nodes[id].table));
+        let wanted = locks::of(target, &there, drops.gone.iter().copied().chain(keyed)).await?;
+        let plan = Plan { there, drops, recorded, moving, locks: wanted, references };
         loop {
-            match attempt(run, target, &incoming, &plan).await {
+            match attempt(run, target, &incoming, &plan, &mut locks).await {
                 Ok(true) => return Ok(saved::make_again(run, target).await?),
                 // Somebody made or dropped something that hangs on the outgoing tables: look again.
-                Ok(false) => break,
+                Ok(false) => {
+                    anyhow::ensure!(
+                        started.elapsed() < patience,
+                        "views or keys over replaced tables came and went for {} s, faster than they could be made on the new \
+                         ones; end what makes them, or raise REPLICATION_SWAP_TIMEOUT",
+                        patience.as_secs()
+                    );
+                    break;
+                }
                 Err(error) if error.downcast_ref::<tokio_postgres::Error>().is_some_and(may_pass) => {
                     anyhow::ensure!(
                         started.elapsed() < patience,
@@ -142,28 +156,17 @@ async fn stage_others(
         generation::stage_schema(target, &stand_in).await?;
         incoming.schemas.insert(stand_in, name.schema.clone());
     }
+    let doing = || "making somebody's own objects on the new tables".to_owned();
+    let mut tx = target.transaction().await.doing(doing)?;
     for (key, statements) in wanted {
-        let Some((first, rest)) = statements.split_first() else { continue };
-        let doing = || format!("making {} {} on the new tables", key.0, key.1);
-        match target.batch_execute(&incoming.relocation.sql(first)).await {
-            Ok(()) => {
-                run.info(format!("made {} {} again", key.0, key.1));
-                for statement in rest {
-                    if let Err(error) = target.batch_execute(&incoming.relocation.sql(statement)).await {
-                        run.warn(format!("{} {}: `{statement}` was refused: {}", key.0, key.1, explain(&error)));
-                    }
-                }
-            }
-            Err(error) if error.is_closed() => return Err(error).doing(doing).map_err(Into::into),
-            // Told with the switch, when it is tried once more.
-            Err(_) => saved::write(target, &key.0, &key.1, &statements).await?,
-        }
+        saved::make_beside(run, &mut tx, &key, &statements, &incoming.relocation).await?;
         staged.insert(key);
     }
+    tx.commit().await.doing(doing)?;
     Ok(())
 }
 
-async fn references(target: &Client, moving: &[u32]) -> Result<(i64, i64), PostgresError> {
+pub(super) async fn references(target: &Client, moving: &[u32]) -> Result<(i64, i64), PostgresError> {
     let sql = "select count(*), coalesce(sum(hashtext(format('%s %s %s %s', classid, objid, refclassid, refobjid))), 0)::int8 \
                from pg_depend where refobjid = any($1)";
     let row = target.query_one(sql, &[&moving]).await.doing(|| "reading what depends on the live copy".to_owned())?;
@@ -182,25 +185,33 @@ async fn holders(target: &Client, moving: &[u32]) -> String {
 }
 
 /// One attempt: true when the new generation serves, false when the plan is out of date.
-async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: &Plan) -> anyhow::Result<bool> {
+async fn attempt(
+    run: &Run,
+    target: &mut Client,
+    incoming: &Incoming<'_>,
+    plan: &Plan,
+    locks: &mut Locks,
+) -> anyhow::Result<bool> {
     let Plan { there, drops, recorded, moving, .. } = plan;
     let outgoing = generation::serving(target).await?;
     let old: BTreeSet<String> = stage::movable(drops).iter().filter_map(|id| there.nodes.get(id)?.schema.clone()).collect();
     let old: Vec<(String, String)> = old.into_iter().map(|real| (real.clone(), old_schema(outgoing, &real))).collect();
     let relations: Vec<u32> = drops.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(target, &relations).await?;
-    let (first, out) = views_first(there, moves(target, moving, &old).await?);
+    let out = moves(target, moving, &old).await?;
     let (into, objects) = moves_of_schemas(target, &incoming.schemas).await?;
     let keys = foreign_key_drops(target, &drops.foreign_keys).await?;
 
     let begun = Instant::now();
     let mut tx = target.transaction().await?;
-    begin_moves(&tx, &old, &first, &tables_of(there, &drops.gone)).await?;
+    make_schemas(&tx, &old).await?;
+    locks.take(&tx, &plan.locks).await?;
     if references(tx.client(), moving).await? != plan.references {
         return Ok(false);
     }
+    let mut kept_keys = Vec::new();
     for id in &drops.foreign_keys {
-        saved::store_foreign_key(tx.client(), &there.nodes[id]).await?;
+        kept_keys.push(saved::ForeignKey::read(tx.client(), &there.nodes[id]).await?);
     }
     let mut sql: Vec<String> = Vec::new();
     for real in incoming.schemas.values().filter(|real| !old.iter().any(|(other, _)| other == *real)) {
@@ -224,6 +235,9 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
             run.warn(format!("left out function {identity}: {reason}"));
         }
     }
+    for key in &kept_keys {
+        key.make(&mut tx).await?;
+    }
     target::grant(&mut tx, privileges).await?;
     default_privileges(&mut tx, &objects).await?;
     let gone: HashSet<Key> = drops.gone.iter().filter_map(|id| Some(there.nodes.get(id)?.key())).collect();
@@ -233,7 +247,7 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
     let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
     super::resume::forget(tx.client()).await?;
-    state::enter(tx.client(), state::Phase::Finishing, 0).await?;
+    state::enter(tx.client(), state::Phase::Switched, 0).await?;
     tx.batch_execute("set local synchronous_commit = on").await?;
     tx.commit().await?;
     let took = begun.elapsed();
@@ -241,52 +255,17 @@ async fn attempt(run: &Run, target: &mut Client, incoming: &Incoming<'_>, plan: 
     Ok(true)
 }
 
-/// Statements that move views, those that need others before those, and the rest.
-pub(super) fn views_first(there: &Graph, moves: Vec<(u32, String)>) -> (Vec<String>, Vec<String>) {
-    let views = there.nodes.values().filter(|n| n.is_relation() && matches!(n.sort, 'v' | 'm')).map(|n| n.id);
-    let mut order = there.by_need(views.collect());
-    order.reverse();
-    let place = |oid: u32| order.iter().position(|id| id.1 == oid);
-    let (mut first, rest): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(oid, _)| place(*oid).is_some());
-    first.sort_by_key(|(oid, _)| place(*oid));
-    let statements = |moves: Vec<(u32, String)>| moves.into_iter().map(|(_, sql)| sql).collect();
-    (statements(first), statements(rest))
-}
-
-/// Does what concerns views, `first`, and locks the tables, quickly or not at all, in the order in which a reader of a view locks
-/// them: in another one, it and we would wait for each other.
-pub(super) async fn begin_moves(
-    tx: &Transaction<'_>,
-    schemas: &[(String, String)],
-    first: &[String],
-    tables: &[String],
-) -> Result<(), tokio_postgres::Error> {
-    tx.batch_execute("set local lock_timeout = '30ms'").await?;
+/// Makes those of the real schemas and their stand-ins that are missing.
+pub(super) async fn make_schemas(tx: &Transaction<'_>, schemas: &[(String, String)]) -> Result<(), tokio_postgres::Error> {
     let names = schemas.iter().flat_map(|(real, stand_in)| [real, stand_in]);
     let made: Vec<String> = names.map(|name| format!("create schema if not exists {}", quote_identifier(name))).collect();
-    tx.batch_execute(&made.iter().chain(first).cloned().collect::<Vec<_>>().join(";\n")).await?;
-    if tables.is_empty() {
-        return Ok(());
-    }
-    // A reader that comes now waits for the lock that we wait for: this bounds it, over all tables.
-    let limit = 30 + tables.len() / 20;
-    tx.batch_execute(&format!("set local statement_timeout = '{limit}ms'")).await?;
-    tx.batch_execute(&format!("lock table only {} in access exclusive mode", tables.join(", only "))).await?;
-    tx.batch_execute("set local statement_timeout = 0").await
-}
-
-/// Tables among the objects, by name.
-pub(super) fn tables_of<'a>(there: &Graph, ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<String> {
-    let nodes = ids.into_iter().filter_map(|id| there.nodes.get(id)).filter(|n| n.is_relation() && matches!(n.sort, 'r' | 'p'));
-    let mut tables: Vec<String> = nodes.map(|n| n.table_name().quoted()).collect();
-    tables.sort();
-    tables
+    tx.batch_execute(&made.join(";\n")).await
 }
 
 /// Routines first: they are named with the types of their arguments, where these are now. Those that make values of a
 /// range type do not move with it by themselves.
 const MOVES: &str = r#"
-select n.nspname::text, m.sql, m.oid from (
+select n.nspname::text, m.sql from (
   select c.relnamespace as ns, 1 as rank, c.oid, format('alter %s %I.%I set schema ', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
          when 'S' then 'sequence' when 'f' then 'foreign table' else 'table' end, n.nspname, c.relname) as sql
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -310,13 +289,13 @@ select n.nspname::text, m.sql, m.oid from (
 ) m join pg_namespace n on n.oid = m.ns order by m.rank, m.oid
 "#;
 
-/// Statements that move objects, each into what stands for its schema, and what each moves.
-pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<(u32, String)>> {
+/// Statements that move objects, each into what stands for its schema.
+pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<String>> {
     let places: HashMap<&str, &str> = places.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let rows = target.query(MOVES, &[&oids]).await.doing(|| "reading what is moved".to_owned())?;
     let statement = |row: tokio_postgres::Row| {
         let to = places.get(row.get::<_, &str>(0))?;
-        Some((row.get(2), format!("{}{}", row.get::<_, &str>(1), quote_identifier(to))))
+        Some(format!("{}{}", row.get::<_, &str>(1), quote_identifier(to)))
     };
     Ok(rows.into_iter().filter_map(statement).collect())
 }
@@ -341,8 +320,7 @@ select 'pg_proc'::regclass, p.oid from pg_proc p join pg_namespace n on n.oid = 
     let objects: Vec<ObjectId> = rows.into_iter().map(|row| (row.get(0), row.get(1))).collect();
     let oids: Vec<u32> = objects.iter().map(|id| id.1).collect();
     let places: Vec<(String, String)> = schemas.iter().map(|(from, to)| (from.clone(), to.clone())).collect();
-    let moves = moves(target, &oids, &places).await?;
-    Ok((moves.into_iter().map(|(_, sql)| sql).collect(), objects))
+    Ok((moves(target, &oids, &places).await?, objects))
 }
 
 /// Statements that drop the foreign keys of kept tables to what goes.

@@ -266,7 +266,7 @@ pub(super) async fn rebuild<'s>(
         }
     }
     for id in &plan.foreign_keys {
-        saved::store_foreign_key(tx.client(), &before.nodes[id]).await?;
+        saved::ForeignKey::read(tx.client(), &before.nodes[id]).await?.store(tx.client()).await?;
     }
     let relations: Vec<u32> = plan.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(tx.client(), &relations).await?;

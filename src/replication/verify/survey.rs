@@ -393,9 +393,15 @@ fn remarks(tables: &[Compared], copy: &Copy, repair: bool) -> Vec<String> {
     if let Some(phase) = &copy.unfinished {
         remarks.push(format!("the last full replication did not succeed ({phase}): the target is incomplete; run it again"));
     }
+    if let Some(generation) = &copy.brought_back {
+        remarks.push(format!(
+            "{generation} serves, which `bullwork replication rollback` brought back: it is compared, not the copy of the last run; \
+             another rollback, or `bullwork restart:full-replication`, makes a younger one serve"
+        ));
+    }
     let differs = tables.iter().filter(|t| t.verdict == Verdict::Differs).count();
     if differs > 0 {
-        let since = copy.begun.as_ref().map(|begun| format!(", which was begun at {begun}")).unwrap_or_default();
+        let since = copy.since.as_ref().map(|since| format!(", which {since}")).unwrap_or_default();
         remarks.push(format!(
             "the source was read as it is now: what was written there after the full copy{since}, differs and is no fault of the copy. \
              A table of which no row is newer differs by deletions on the source, or by changes on the target."

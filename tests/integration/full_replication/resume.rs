@@ -158,10 +158,11 @@ async fn a_run_cut_off_again_and_again_ends_with_every_row_and_definition() {
     let source = format!("{AWKWARD}; alter table \"text-only\" drop column c");
     let (world, _warehouse) = two_servers(&source, Resume::Relaxed).await;
     let mut resumed = 0;
+    // Later and later, so that a slow machine comes to a whole table too.
     for cut in 0..40_u64 {
         let lines = Lines::default();
         let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(std::sync::Arc::new(lines.clone())));
-        let after = Duration::from_millis(150 + 37 * (cut % 20));
+        let after = Duration::from_millis(150 + 61 * cut);
         let ended = tokio::time::timeout(after, full::replicate(&run, &world.config)).await;
         resumed += usize::from(lines.has("going on with the run"));
         if let Ok(ended) = ended {

@@ -14,7 +14,7 @@ use super::copies::{AWKWARD, assert_same_definitions};
 use crate::support::eventually;
 
 /// Three tables that say which day they are of, in two schemas, with a type, a function, a view and a foreign key.
-const SOURCE: &str = "
+pub(super) const SOURCE: &str = "
 create schema second; create type mood as enum ('good', 'bad');
 create table a (id int primary key, day int not null, m mood default 'good');
 create function later(int) returns int immutable language sql as 'select $1 + 1';
@@ -25,7 +25,7 @@ create table growing (id serial primary key, day int);
 comment on table a is 'told'; comment on index second.b_later is 'told too';
 insert into a select i, 1 from generate_series(1, 500) i; insert into second.b select i, i, 1 from generate_series(1, 500) i;";
 
-async fn next_day(world: &World, day: i32) {
+pub(super) async fn next_day(world: &World, day: i32) {
     world
         .on_source(&format!(
             "update second.b set day = {day}; update a set day = {day}; insert into growing (day) values ({day})"
@@ -33,15 +33,15 @@ async fn next_day(world: &World, day: i32) {
         .await;
 }
 
-async fn connect(world: &World) -> Client {
+pub(super) async fn connect(world: &World) -> Client {
     world.cluster.client("to").await
 }
 
 /// What a reader sees in one statement; it must be of one day, and whole.
-const LOOK: &str = "select count(*)::text || ' ' || min(a.day) || ' ' || max(a.day) || ' ' || min(b.day) || ' ' || max(b.day) \
+pub(super) const LOOK: &str = "select count(*)::text || ' ' || min(a.day) || ' ' || max(a.day) || ' ' || min(b.day) || ' ' || max(b.day) \
                     from public.a join second.b b on b.a = a.id";
 
-fn assert_one_day(seen: &str) {
+pub(super) fn assert_one_day(seen: &str) {
     let parts: Vec<&str> = seen.split(' ').collect();
     assert_eq!((parts[0], parts[1]), ("500", parts[2]), "{seen}");
     assert_eq!((parts[1], parts[3]), (parts[4], parts[4]), "two days in one statement: {seen}");

@@ -7,7 +7,7 @@ use bullwork::worker::Run;
 use super::World;
 use super::copies::AWKWARD;
 
-fn comparison(world: &World) -> verify::Config {
+pub(super) fn comparison(world: &World) -> verify::Config {
     verify::Config {
         source: world.config.source.clone(),
         target: world.config.target.clone(),

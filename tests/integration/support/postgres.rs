@@ -21,6 +21,8 @@ pub struct Cluster {
     directory: tempfile::TempDir,
     /// Of the server; the client programs are always those of [`programs`].
     bin: PathBuf,
+    /// Of the server's process.
+    environment: Vec<(String, String)>,
 }
 
 /// Directory of the newest installed server's programs.
@@ -132,22 +134,27 @@ impl Cluster {
 
     /// The same with settings, each `name=value`.
     pub fn start_with(settings: &[&str]) -> Cluster {
-        Cluster::start_from(programs(), settings)
+        Cluster::start_from(programs(), Vec::new(), settings)
     }
 
     /// A fresh cluster of a major that is there ([`has_majors`]).
     pub fn start_major(major: u32) -> Cluster {
-        Cluster::start_from(programs_of(major), &[])
+        Cluster::start_from(programs_of(major), Vec::new(), &[])
     }
 
-    fn start_from(bin: PathBuf, settings: &[&str]) -> Cluster {
+    /// The same with variables of the server's environment.
+    pub fn start_in(environment: Vec<(String, String)>, settings: &[&str]) -> Cluster {
+        Cluster::start_from(programs(), environment, settings)
+    }
+
+    fn start_from(bin: PathBuf, environment: Vec<(String, String)>, settings: &[&str]) -> Cluster {
         let directory = tempfile::Builder::new().prefix("bullwork-pg-").tempdir().expect("a temporary directory");
         give_to_server_user(directory.path());
         let mut copy = Command::new("cp");
         copy.arg("-R").arg(template(&bin)).arg(directory.path().join("data"));
         as_server_user(&mut copy);
         run(copy);
-        let mut cluster = Cluster { server: None, port: free_port(), directory, bin };
+        let mut cluster = Cluster { server: None, port: free_port(), directory, bin, environment };
         cluster.launch(settings);
         cluster
     }
@@ -214,6 +221,7 @@ impl Cluster {
         let log = std::fs::File::create(self.directory.path().join("log")).expect("the log can be made");
         command.stdout(Stdio::null()).stderr(log);
         as_server_user(&mut command);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // SIGQUIT is PostgreSQL's immediate shutdown.
         let mut server = Server::start(command, Signal::SIGQUIT);
         let start = Instant::now();
