@@ -147,7 +147,8 @@ fn column_element(
 ) -> Option<Vec<Segment>> {
     let quoted = relation.name.quoted();
     let name = quote_identifier(&column.name);
-    let mut reached = false;
+    // Servers of before 18 do not know whose NOT NULL is; what parents bring is not said again. An unproven one brings nothing proven.
+    let mut says_filled = column.filled;
     if descent == Descent::Inherits {
         let theirs: Vec<&Column> = inherited(draft, relation, column).collect();
         let differs = theirs.iter().any(|c| c.default != column.default);
@@ -158,13 +159,13 @@ fn column_element(
         // What the parents bring, and nothing to say of it. A generated column's expression cannot
         // be set later, so one that differs is told again.
         let told_again = column.generated != ' ' && differs;
-        reached = theirs.iter().any(|c| c.filled) && !keeps_not_null(draft, relation.parents.as_slice(), &column.name);
+        let given = theirs.iter().any(|c| c.filled) && !keeps_not_null(draft, relation.parents.as_slice(), &column.name);
+        says_filled = column.filled && (!given || draft.version >= 180_000 && column.filled_local);
         if !(column.local || told_again) {
-            if column.filled && column.filled_name.is_some() && column.filled_local {
-                let constraint = column.filled_name.as_deref().unwrap_or_default();
-                marks.push(format!("alter table only {quoted} add {} {name}", without_column(constraint)));
-            } else if column.filled && column.filled_name.is_none() && !reached {
-                marks.push(format!("alter table only {quoted} alter column {name} set not null"));
+            match &column.filled_name {
+                _ if !says_filled => {}
+                Some(constraint) => marks.push(format!("alter table only {quoted} add {}", of_column(constraint, &name))),
+                None => marks.push(format!("alter table only {quoted} alter column {name} set not null")),
             }
             if differs && let Some(default) = &column.default {
                 let sql = format!("alter table only {quoted} alter column {name} set default {default}");
@@ -200,9 +201,8 @@ fn column_element(
         let when = if column.identity == 'a' { "always" } else { "by default" };
         segments.push(Segment::Text(format!(" generated {when} as identity ({})", identity.options)));
     }
-    // A partition states what it will inherit, or it could not be attached. Servers of before 18 do not know whose it is,
-    // and what parents bring is not said again.
-    if column.filled && (descent != Descent::Inherits || column.filled_local && !(draft.version < 180_000 && reached)) {
+    // A partition states what it will inherit, or it could not be attached.
+    if says_filled {
         segments.push(Segment::Text(match &column.filled_name {
             Some(name) => format!(" {name}"),
             None if keeps_not_null(draft, &[relation.oid], &column.name) => " not null no inherit".to_owned(),
@@ -229,10 +229,12 @@ fn keeps_not_null(draft: &Draft, tables: &[u32], column: &str) -> bool {
     false
 }
 
-/// `constraint x not null` is followed by the column outside of a column's definition, and `no
-/// inherit` by nothing.
-fn without_column(constraint: &str) -> String {
-    constraint.strip_suffix(" no inherit").unwrap_or(constraint).to_owned()
+/// `constraint x not null` as it stands outside of a column's definition.
+fn of_column(constraint: &str, column: &str) -> String {
+    match constraint.strip_suffix(" no inherit") {
+        Some(constraint) => format!("{constraint} {column} no inherit"),
+        None => format!("{constraint} {column}"),
+    }
 }
 
 fn set_default(draft: &mut Draft, relation: &Relation, column: &Column, sql: String) {
