@@ -4,12 +4,13 @@
 --   :part 'leaving'   before the first night: adds to the tables that others refer to rows that nobody refers to, which
 --                     the day can delete
 --   :part 'day'       the day; psql prints `DELETE n`, `UPDATE n` and `INSERT 0 n` for each table
+--   :part 'updates'   a day on which rows are changed only
 
 \set ON_ERROR_STOP on
 set synchronous_commit = off;
 -- What is deleted is not referred to: nothing else needs to look.
 set session_replication_role = replica;
-select :'part' = 'day' as is_day \gset
+select :'part' = 'day' as is_day, :'part' = 'updates' as only_updates, :'part' <> 'leaving' as has_updates \gset
 
 create temporary view facts as
 select c.oid, c.relname as name, a.attname as column, a.attnum as place, t.typname as type, a.atthasdef as given,
@@ -18,21 +19,30 @@ select c.oid, c.relname as name, a.attname as column, a.attnum as place, t.typna
 from pg_class c join pg_attribute a on a.attrelid = c.oid join pg_type t on t.oid = a.atttypid
 where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped;
 
-\if :is_day
+\if :has_updates
 \set QUIET off
+\endif
 
+\if :is_day
 select format('delete from %1$I where id in (select id from %1$I t where %2$s order by hashtext(id::text) desc limit (select ceil(count(*) * 0.001) from %1$I))', c.relname,
     coalesce((select string_agg(format('not exists (select from %s r where r.%I = t.id)', k.conrelid::regclass, a.attname), ' and ')
               from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1] where k.confrelid = c.oid and k.contype = 'f'), 'true'))
 from pg_class c where c.oid in (select oid from facts) order by c.relname
 \gexec
 
+\endif
+
+\if :has_updates
 -- A column that no index holds.
 select distinct on (name) format('update %1$I set %2$I = %3$s where id in (select id from %1$I order by hashtext(id::text) limit (select ceil(count(*) * 0.01) from %1$I))', name, "column",
     case type when 'timestamptz' then format('%I + interval ''1 second''', "column") when 'text' then format('%I || '' again''', "column")
               else format('%I || ''[{"late": true}]''', "column") end)
 from facts where not indexed and type in ('timestamptz', 'text', 'jsonb') order by name, type = 'timestamptz' desc, type = 'text' desc, place
 \gexec
+\endif
+
+\if :only_updates
+\quit
 \endif
 
 -- Copies of rows, in which a unique value is another one.

@@ -24,9 +24,9 @@ three_nights() {
     note "making the state that later nights start from (not measured)"
     extra+=("BACKUP_MODE=$modes")
     incremental_bullwork >"${work:?}/state.log" 2>&1 || die "the first delta run failed: $(tail -n 5 "$work/state.log")"
-    sql "$source_port" production -A -t -v part=day -f "$root/scripts/lib/bench-change.sql" >"$work/day.log"
+    sql "$source_port" production -A -t -v part="${day:?}" -f "$root/scripts/lib/bench-change.sql" >"$work/day.log"
     read -r inserted updated deleted < <(awk '{ done[$1] += $NF } END { print done["INSERT"] + 0, done["UPDATE"] + 0, done["DELETE"] + 0 }' "$work/day.log")
-    ((inserted && updated && deleted)) || die "the day changed nothing"
+    ((updated)) && { [[ $day == updates ]] || ((inserted && deleted)); } || die "the day changed nothing"
     note "a day: $updated rows changed, $deleted deleted, $inserted added"
     # As autovacuum, which is off, would do in the course of the day.
     sql "$source_port" production -c 'vacuum analyze' -c checkpoint

@@ -4,6 +4,7 @@ mod delta;
 mod delta_fire;
 mod delta_full;
 mod delta_keys;
+mod delta_sets;
 mod fire;
 mod late;
 mod shape;

@@ -4,19 +4,25 @@
 //!
 //! ```text
 //!   source                                   target
-//!   one sequential scan: rows, and rows  ──▶ count as the last run left it, nothing new: done
-//!   not older than the stored snapshot
+//!   one sequential scan: the set of keys ──▶ count as the last run left it, nothing new: done
+//!   (else their number), and the rows not
+//!   older than the stored snapshot
 //!   those rows (or all)  ──── COPY ────────▶ temporary table of rows ─┐ one statement: updates what differs,
-//!   all keys, only when the counts tell                               ├ inserts what is new,
-//!   that rows are gone   ──── COPY ────────▶ temporary table of keys ─┘ deletes what is gone
+//!   keys that the last run left and that                              ├ inserts what is new,
+//!   are not in the set   ──────────────────▶ temporary table of keys ─┘ deletes what is gone
 //! ```
 //!
 //! A row of the source that is older than the stored snapshot's `xmin` was in that snapshot and has
 //! not changed since (the module above tells why), so the target has it. With the rows that came
-//! since added, the target holds every key of the source: equal counts mean equal keys, and no
-//! key needs to be sent. A changed key is a new row and one that is gone.
+//! since added, the target holds every key of the source: equal counts mean equal keys. A changed key is a new row and
+//! one that is gone.
 //!
-//! Everything happens in the run's one source snapshot and one target transaction. Readers are never
+//! Which keys are gone is told by two sets of whole numbers, a bit for each: the source's, from the same scan, and the
+//! one that the last run left on the target ([`key_set`]). Other keys – texts, uuids, several columns, numbers that
+//! lie far apart – have no set; when the counts say that some are gone, all of them travel.
+//!
+//! Tables come one after the other, referenced ones first: while the target applies the changes of one, the source looks for
+//! those of the next. Everything happens in the run's one source snapshot and one target transaction. Readers are never
 //! locked out and see the tables as they were until the commit; other writers of a table that
 //! changes wait for it. A run that dies leaves the target as it was.
 //!
@@ -39,13 +45,16 @@
 
 mod apply;
 mod columns;
+mod key_set;
 mod keys;
+mod look;
 mod sql;
 mod stage;
 mod state;
 
 use serde_json::json;
 
+use self::key_set::Found;
 use self::keys::{ForeignKey, Order};
 use self::state::{Shape, State};
 use super::catalogue::{self, Relation};
@@ -100,8 +109,12 @@ struct Table {
     /// Rows on the source that are not older than the last run, and their condition.
     fresh: u64,
     condition: Option<String>,
+    /// The keys of both, where they have sets.
+    found: Option<Found>,
     /// Rows of the target that are gone from the source.
     doomed: u64,
+    /// Those of them that wait until all tables were filled, because something refers to them.
+    waiting: u64,
     /// Whether the stored state should be renewed although nothing changed.
     stale: bool,
     tally: Tally,
@@ -112,6 +125,7 @@ pub(super) struct Deltas {
     tables: Vec<Table>,
     order: Order,
     keys: Vec<ForeignKey>,
+    first_load: bool,
 }
 
 /// What all of them came to.
@@ -156,32 +170,26 @@ pub(super) async fn prepare(
 }
 
 impl Deltas {
-    /// Finds out what there is to do and brings all of it to temporary tables of the target.
-    /// `appended` are the target's tables that rows are appended to in the same transaction.
-    pub(super) async fn stage(
+    /// Finds the tables on both sides and in which order they are filled. `appended` are the target's tables that rows are
+    /// appended to in the same transaction.
+    pub(super) async fn find(
         work: &Incremental,
         run: &Run,
-        source: &mut Connection,
+        source: &Connection,
         target: &Connection,
-        (now, applied): (&SourceState, &Applied),
+        applied: &Applied,
         tables: Vec<(TableName, Relation)>,
         appended: &[u32],
     ) -> Result<Deltas, IncrementalError> {
-        let mut staged = Vec::with_capacity(tables.len());
+        let mut found = Vec::with_capacity(tables.len());
         for (number, (name, relation)) in tables.into_iter().enumerate() {
-            let mut table = Table::find(run, source, target, applied, (name, relation), number).await?;
-            table.decide(work.first_load, source, target, now).await?;
-            table.tell_before(run);
-            if matches!(table.course, Course::Changes | Course::Everything(_)) {
-                table.stage(run, source, target).await?;
-            }
-            staged.push(table);
+            found.push(Table::find(run, source, target, applied, (name, relation), number).await?);
         }
-        let oids: Vec<u32> = staged.iter().map(|t| t.target.oid).collect();
+        let oids: Vec<u32> = found.iter().map(|t| t.target.oid).collect();
         let keys = if oids.is_empty() { Vec::new() } else { keys::read(target, &oids, appended).await? };
         let edges: Vec<(u32, u32)> = keys.iter().filter_map(|k| k.child.map(|child| (child, k.parent))).collect();
         let order = keys::order(&oids, appended, &edges);
-        Ok(Deltas { tables: staged, order, keys })
+        Ok(Deltas { tables: found, order, keys, first_load: work.first_load })
     }
 
     /// The target's tables.
@@ -189,21 +197,20 @@ impl Deltas {
         self.tables.iter().map(|t| t.target.oid)
     }
 
-    /// Applies what the appended tables refer to.
-    pub(super) async fn apply_before_appended(
+    /// Brings up to date what the appended tables refer to.
+    pub(super) async fn fill_before_appended(
         &mut self,
         run: &Run,
         source: &mut Connection,
         target: &Connection,
         made: &[Absent],
+        now: &SourceState,
     ) -> Result<(), IncrementalError> {
-        for index in self.order.before.clone() {
-            self.apply(run, source, target, made, index).await?;
-        }
-        Ok(())
+        let places = self.order.before.clone();
+        self.fill(run, (source, target), made, now, &places).await
     }
 
-    /// Applies the others, deletes what is gone, and remembers all of it.
+    /// Brings the others up to date, deletes what is gone, and remembers all of it.
     pub(super) async fn finish(
         mut self,
         run: &Run,
@@ -212,9 +219,8 @@ impl Deltas {
         made: &[Absent],
         now: &SourceState,
     ) -> Result<Totals, IncrementalError> {
-        for index in self.order.after.clone() {
-            self.apply(run, source, target, made, index).await?;
-        }
+        let places = self.order.after.clone();
+        self.fill(run, (source, target), made, now, &places).await?;
         for index in self.order.before.iter().chain(&self.order.after).rev() {
             let table = &mut self.tables[*index];
             apply::delete_waiting(run, target, table, &self.keys).await?;
@@ -231,28 +237,47 @@ impl Deltas {
         Ok(totals)
     }
 
-    async fn apply(
+    /// One table after the other: finds out what there is to do, brings it over, applies it. While the target applies the
+    /// changes of one table, the source looks for those of the next.
+    async fn fill(
         &mut self,
         run: &Run,
-        source: &mut Connection,
-        target: &Connection,
+        (source, target): (&mut Connection, &Connection),
         made: &[Absent],
-        index: usize,
+        now: &SourceState,
+        places: &[usize],
     ) -> Result<(), IncrementalError> {
-        let table = &mut self.tables[index];
-        match table.course {
-            Course::Unchanged => {}
-            Course::FirstLoad => table.load(run, source, target, made).await?,
-            Course::Changes | Course::Everything(_) => {
-                apply::apply(target, table, &self.keys).await?;
+        let mut staged: Option<usize> = None;
+        for place in places.iter().copied() {
+            let (seen, there) = match staged.take().map(|last| self.tables.get_disjoint_mut([last, place])) {
+                Some(Ok([last, next])) => {
+                    let (looked_at, next) = (&*source, &*next);
+                    tokio::try_join!(async { Ok(next.look_at_source(looked_at, now).await?) }, async {
+                        last.apply(run, target, &self.keys).await?;
+                        Ok::<_, IncrementalError>(next.look_at_target(target).await?)
+                    })?
+                }
+                _ => {
+                    let next = &self.tables[place];
+                    tokio::try_join!(next.look_at_source(source, now), next.look_at_target(target))?
+                }
+            };
+            let table = &mut self.tables[place];
+            table.decide(self.first_load, now, seen, &there)?;
+            table.tell_before(run);
+            match table.course {
+                Course::Unchanged => table.done(run),
+                Course::FirstLoad => table.load(run, source, target, made).await?,
+                Course::Changes | Course::Everything(_) => {
+                    table.stage(run, source, target).await?;
+                    staged = Some(place);
+                }
             }
         }
-        let written = table.tally.inserted + table.tally.updated;
-        run.progress(|p| {
-            p.done += 1;
-            p.rows += written;
-        });
-        Ok(())
+        match staged {
+            Some(last) => self.tables[last].apply(run, target, &self.keys).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -288,7 +313,9 @@ impl Table {
             total: 0,
             fresh: 0,
             condition: None,
+            found: None,
             doomed: 0,
+            waiting: 0,
             stale: false,
             tally: Tally::default(),
         })
@@ -313,7 +340,27 @@ impl Table {
         self.total = copied.read;
         self.tally.inserted = copied.rows;
         self.tally.bytes += copied.bytes;
+        self.done(run);
         Ok(())
+    }
+
+    async fn apply(&mut self, run: &Run, target: &Connection, keys: &[ForeignKey]) -> Result<(), IncrementalError> {
+        apply::apply(target, self, keys).await?;
+        self.done(run);
+        Ok(())
+    }
+
+    fn done(&self, run: &Run) {
+        let written = self.tally.inserted + self.tally.updated;
+        run.progress(|p| {
+            p.done += 1;
+            p.rows += written;
+        });
+    }
+
+    /// Rows on the target after all was done.
+    fn rows_left(&self) -> u64 {
+        (self.before + self.tally.inserted).saturating_sub(self.tally.deleted)
     }
 
     fn tell_before(&self, run: &Run) {
@@ -330,7 +377,7 @@ impl Table {
 
     fn tell_after(&self, run: &Run) {
         let (table, tally) = (&self.plan.table, self.tally);
-        let left = self.before + tally.inserted - tally.deleted.min(self.before + tally.inserted);
+        let left = self.rows_left();
         if left != self.total + tally.staying {
             run.warn(format!(
                 "{table}: the source has {} rows but the target {left}; a trigger or rule there drops or adds rows",

@@ -71,6 +71,13 @@ impl Plan {
         self.select_columns(&columns, source, condition)
     }
 
+    /// The same, neighbouring keys together.
+    #[must_use]
+    pub fn select_in_order(&self, source: &Relation, condition: Option<&str>) -> String {
+        let select = self.projection.select(&self.rows_of(source), &self.columns(), condition);
+        format!("copy ({select} order by {}) to stdout {}", list(&self.key.columns), self.format())
+    }
+
     /// The same for the key only.
     #[must_use]
     pub fn select_keys(&self, source: &Relation, condition: Option<&str>) -> String {

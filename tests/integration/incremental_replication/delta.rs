@@ -91,7 +91,7 @@ async fn the_job_takes_the_mode_from_the_settings_and_tells_all_three_numbers() 
 }
 
 #[tokio::test]
-async fn an_unchanged_table_costs_one_statement_on_the_source_and_nothing_is_written() {
+async fn an_unchanged_table_costs_one_scan_of_the_source_and_nothing_is_written() {
     let source = Cluster::start_with(&["log_statement=all"]);
     let production = source.create("production").await;
     let mut pair = Pair::new("create table t (id int primary key, v text)").await;
@@ -102,7 +102,9 @@ async fn an_unchanged_table_costs_one_statement_on_the_source_and_nothing_is_wri
     pair.source = production;
     let work = Incremental { source: Database::parse(&source.url("production")).unwrap(), ..work(&pair, &["t"]) };
     assert_eq!(done(&run(&work).await), (500, 0, 0));
-    let scans = || source.log().lines().filter(|l| l.contains("from only \"public\".\"t\"")).count();
+    // The lowest and the highest key come from the index.
+    let of_t = |l: &&str| l.contains("from only \"public\".\"t\"") && !l.contains("select min(\"id\")");
+    let scans = || source.log().lines().filter(of_t).count();
     let before = scans();
     let state = "select string_agg(x, ',') from (select xmin || '/' || ctid::text as x from t
         union all select xmin || '/' || ctid::text || replicated_at::text from bullwork.delta_watermark) y";

@@ -20,9 +20,9 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::Table;
 use super::keys::ForeignKey;
 use super::sql::of;
-use super::{Course, Table};
 use crate::postgres::{Connection, Doing, PostgresError};
 use crate::replication::incremental::{IncrementalError, mapping};
 use crate::worker::Run;
@@ -37,7 +37,7 @@ pub(super) async fn apply(target: &Connection, table: &mut Table, keys: &[Foreig
             table.doomed()
         );
         target.batch_execute(&sql).await.doing(doing)?;
-        spare(target, table, keys).await?;
+        table.waiting = spare(target, table, keys).await?;
     } else if table.is_keyed() {
         // The statement reads it in any case.
         let sql = format!(
@@ -82,18 +82,16 @@ pub(super) async fn delete_waiting(
     table: &mut Table,
     keys: &[ForeignKey],
 ) -> Result<(), IncrementalError> {
-    if table.doomed == 0 || !matches!(table.course, Course::Changes | Course::Everything(_)) {
+    if table.waiting == 0 {
         return Ok(());
     }
     let doing = || format!("deleting rows of table `{}` that are gone from the source", table.plan.table);
-    let (doomed, waiting) = (table.doomed(), table.waiting());
+    let (doomed, waiting) = (table.doomed(), table.put_by());
     let sql = format!("truncate {doomed}; insert into {doomed} select * from {waiting}; truncate {waiting}");
     target.batch_execute(&sql).await.doing(doing)?;
-    spare(target, table, keys).await?;
+    table.tally.staying = spare(target, table, keys).await?;
     let sql = format!("delete from {} t using {doomed} d where {}", table.there(), table.same_key("t", "d"));
     table.tally.deleted += target.execute(&sql, &[]).await.doing(doing)?;
-    let left = format!("select count(*) from {waiting}");
-    table.tally.staying = u64::try_from(target.query_one(&left, &[]).await.doing(doing)?.get::<_, i64>(0)).unwrap_or_default();
     if table.tally.staying == 0 {
         return Ok(());
     }
@@ -115,22 +113,27 @@ pub(super) async fn delete_waiting(
 }
 
 /// Moves from the doomed to the waiting ones what is referred to by rows that stay; and what those
-/// refer to in turn, in the same table.
-async fn spare(target: &Connection, table: &Table, keys: &[ForeignKey]) -> Result<(), PostgresError> {
-    let doomed = table.doomed();
-    let referred: Vec<String> =
-        keys.iter().filter(|k| k.parent == table.target.oid).map(|k| k.refers(table, Some(&doomed))).collect();
-    if referred.is_empty() {
-        return Ok(());
-    }
-    let sql = format!(
-        "with spared as (delete from {doomed} d where {} returning *) insert into {} select * from spared",
-        referred.join(" or "),
-        table.waiting()
-    );
+/// refer to in turn, in the same table. How many there are.
+///
+/// One statement a key: where no index leads to the rows that refer, they are read once. In one statement for all keys they
+/// would be looked for once for each doomed row.
+async fn spare(target: &Connection, table: &Table, keys: &[ForeignKey]) -> Result<u64, PostgresError> {
+    let (doomed, waiting) = (table.doomed(), table.put_by());
     let doing = || format!("looking for rows that refer to table `{}` on the target", table.plan.table);
-    while target.execute(&sql, &[]).await.doing(doing)? > 0 {}
-    Ok(())
+    let mut spared = 0;
+    loop {
+        let before = spared;
+        for key in keys.iter().filter(|k| k.parent == table.target.oid) {
+            let sql = format!(
+                "with spared as (delete from {doomed} d where {} returning *) insert into {waiting} select * from spared",
+                key.refers(table, Some(&doomed))
+            );
+            spared += target.execute(&sql, &[]).await.doing(doing)?;
+        }
+        if spared == before {
+            return Ok(spared);
+        }
+    }
 }
 
 /// What an update cannot do: two rows exchange a unique value, or an identity column gets another one.

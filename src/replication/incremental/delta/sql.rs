@@ -21,7 +21,7 @@ impl Table {
     }
 
     /// The temporary table of keys that are to be deleted once nothing refers to them.
-    pub(super) fn waiting(&self) -> String {
+    pub(super) fn put_by(&self) -> String {
         format!("pg_temp.bullwork_waiting_{}", self.number)
     }
 

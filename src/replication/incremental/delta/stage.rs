@@ -1,79 +1,23 @@
-//! Finds out what there is to do for a table, and brings it to temporary tables of the target.
+//! Brings to temporary tables of the target what there is to do for a table.
 
 use serde_json::json;
 
+use super::key_set::{self, KeySet};
+use super::look::count;
 use super::{Course, Table};
-use crate::postgres::{Connection, Doing, PostgresError, quote_literal};
+use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_literal};
 use crate::replication::incremental::stream::{self, Copied, What};
-use crate::replication::incremental::watermark::SourceState;
 use crate::replication::incremental::{IncrementalError, mapping};
 use crate::worker::Run;
 
-/// Condition of the source's rows that are not older than a snapshot whose `xmin` was this. A row
-/// with a negative age is older than half of the circle of transaction numbers.
-fn fresh(xmin: i64) -> String {
-    format!("age(xmin) between 0 and (select age('{}'::xid))", xmin.rem_euclid(1 << 32))
-}
+/// So many changed rows are asked for by their keys, which makes a statement of a megabyte; more are found by a scan.
+const ASKED_FOR: u64 = 100_000;
+/// One row in so many may have changed, or a scan is cheaper than looking rows up; or than sorting those that changed.
+const FEW: u64 = 20;
 
-fn count(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or_default()
-}
+const MISSING: &str = "rows are missing on the target that did not change";
 
 impl Table {
-    /// Looks at both sides: one scan of each.
-    pub(super) async fn decide(
-        &mut self,
-        first_load: bool,
-        source: &Connection,
-        target: &Connection,
-        now: &SourceState,
-    ) -> Result<(), IncrementalError> {
-        let written = self.look_at_target(target).await?;
-        let since = self.since(now, written);
-        if let Ok(xmin) = since {
-            let fresh = fresh(xmin);
-            let sql = format!("select count(*), count(*) filter (where {fresh}) from {}", self.plan.rows_of(&self.source));
-            let row =
-                source.query_one(&sql, &[]).await.doing(|| format!("looking for changes of table `{}`", self.plan.table))?;
-            self.total = count(row.get(0));
-            self.fresh = count(row.get(1));
-            self.condition = Some(fresh);
-            self.stale = self.grows_old(now, xmin);
-        }
-        self.course = match since {
-            Ok(_) if self.total == self.before && self.fresh == 0 => Course::Unchanged,
-            _ if self.before == 0 => {
-                // A table that the last run left empty is no accident.
-                if !first_load && self.stored.as_ref().is_none_or(|s| s.rows > 0) {
-                    return Err(IncrementalError::EmptyTarget(self.plan.table.clone()));
-                }
-                Course::FirstLoad
-            }
-            Ok(_) if !self.is_keyed() => Course::Everything("it changed and has no key that tells its rows apart".to_owned()),
-            Ok(_) => Course::Changes,
-            Err(reason) => Course::Everything(reason),
-        };
-        Ok(())
-    }
-
-    /// Counts the target's rows, and those that somebody else wrote since the last run.
-    async fn look_at_target(&mut self, target: &Connection) -> Result<u64, PostgresError> {
-        // Where somebody has columns of his own he writes to rows as well; foreign rows do not tell who wrote them.
-        let others = match &self.stored {
-            Some(stored) if self.own().is_empty() && !self.target.foreign_parts => {
-                format!("age(xmin) between 0 and {}", stored.age.saturating_sub(1))
-            }
-            _ => "false".to_owned(),
-        };
-        let sql = format!("select count(*), count(*) filter (where {others}) from {}", self.there());
-        let row = target
-            .query_one(&sql, &[])
-            .await
-            .doing(|| format!("counting the rows of table `{}` of the target", self.plan.table))?;
-        self.before = count(row.get(0));
-        Ok(count(row.get(1)))
-    }
-
     /// Brings over what the course needs. From here on nobody else writes to the target's table.
     pub(super) async fn stage(
         &mut self,
@@ -106,31 +50,32 @@ impl Table {
     ) -> Result<Option<&'static str>, IncrementalError> {
         let name = self.plan.table.clone();
         let comparing = || format!("comparing the keys of table `{name}`");
-        let condition = self.condition.clone();
-        self.bring_rows(run, source, target, condition.as_deref()).await?;
-        let sql = format!(
-            "select count(*) from {} s where not exists (select from {} t where {})",
-            self.rows(),
-            self.there(),
-            self.same_key("s", "t")
-        );
-        let new = count(target.query_one(&sql, &[]).await.doing(comparing)?.get(0));
+        self.bring_rows(run, source, target, true).await?;
+        let left = self.keys_before(target).await?;
+        let new = match (&self.found, &left) {
+            (Some(found), Some(left)) => {
+                let new = found.fresh.without(left).count() as u64;
+                if found.all.without(left).count() as u64 != new {
+                    return Ok(Some(MISSING));
+                }
+                new
+            }
+            _ => {
+                let sql = format!(
+                    "select count(*) from {} s where not exists (select from {} t where {})",
+                    self.rows(),
+                    self.there(),
+                    self.same_key("s", "t")
+                );
+                count(target.query_one(&sql, &[]).await.doing(comparing)?.get(0))
+            }
+        };
         let expected = self.before + new;
         if self.total > expected {
-            return Ok(Some("rows are missing on the target that did not change"));
+            return Ok(Some(MISSING));
         }
         if self.total < expected {
-            let keys = self.keys();
-            let list = self.plan.key.columns.clone();
-            self.make(target, &keys, &list).await?;
-            let into = format!("copy {keys} from stdin {}", self.plan.format());
-            let told = format!("the keys of table `{}`", self.plan.table);
-            let what = What { told, binary: self.plan.binary, plain: self.plan.projection.is_plain() };
-            let select = self.plan.select_keys(&self.source, None);
-            let sent = stream::pipe(source, &select, target, &into, &what, &mut |_| ()).await?;
-            self.tally.bytes += sent.bytes;
-            target.batch_execute(&format!("analyze {keys}")).await.doing(comparing)?;
-            self.doom(target, &keys).await?;
+            self.find_doomed(source, target, left).await?;
             if self.doomed != expected - self.total {
                 return Ok(Some("its keys do not add up"));
             }
@@ -146,13 +91,76 @@ impl Table {
         Ok(None)
     }
 
+    /// The keys that the last run left on the target, where nobody else can have changed them.
+    async fn keys_before(&self, target: &Connection) -> Result<Option<KeySet>, PostgresError> {
+        let Some(stored) = self.stored.as_ref().filter(|_| self.found.is_some() && self.tells_writers()) else { return Ok(None) };
+        let left = key_set::load(target, &self.plan.table, &stored.mark.snapshot).await?;
+        Ok(left.filter(|left| left.count() == self.before))
+    }
+
+    /// Notes the target's keys that the source has no more: by the sets of both, else by having all keys brought.
+    async fn find_doomed(
+        &mut self,
+        source: &mut Connection,
+        target: &Connection,
+        mut left: Option<KeySet>,
+    ) -> Result<(), IncrementalError> {
+        let name = self.plan.table.clone();
+        let comparing = || format!("comparing the keys of table `{name}`");
+        if let (None, Some(column), Some(_)) = (&left, self.number_column(), &self.found) {
+            left = KeySet::read(target, &name, (&self.there(), column), "false", self.before).await?.map(|read| read.all);
+        }
+        if let (Some(found), Some(left)) = (&self.found, &left) {
+            let doomed = self.doomed();
+            self.make(target, &doomed, &self.plan.key.columns).await?;
+            self.doomed = KeySet::write(target, &doomed, left.without(&found.all)).await.doing(comparing)?;
+            target.batch_execute(&format!("analyze {doomed}")).await.doing(comparing)?;
+            return Ok(());
+        }
+        let keys = self.keys();
+        let list = self.plan.key.columns.clone();
+        self.make(target, &keys, &list).await?;
+        let into = format!("copy {keys} from stdin {}", self.plan.format());
+        let told = format!("the keys of table `{}`", self.plan.table);
+        let what = What { told, binary: self.plan.binary, plain: self.plan.projection.is_plain() };
+        let select = self.plan.select_keys(&self.source, None);
+        let sent = stream::pipe(source, &select, target, &into, &what, &mut |_| ()).await?;
+        self.tally.bytes += sent.bytes;
+        target.batch_execute(&format!("analyze {keys}")).await.doing(comparing)?;
+        Ok(self.doom(target, &keys).await?)
+    }
+
+    /// The keys that this run leaves on the target, where they have a set and are sure.
+    pub(super) async fn keys_left(&self, target: &Connection) -> Result<Option<KeySet>, PostgresError> {
+        let Some(column) = self.number_column() else { return Ok(None) };
+        // What writes to the table on its own account may change keys under way.
+        let sql = "select exists (select from pg_catalog.pg_partition_tree($1::oid::regclass) p
+                join pg_catalog.pg_trigger g on g.tgrelid = p.relid and not g.tgisinternal)
+            or exists (select from pg_catalog.pg_class c where c.oid = $1 and (c.relhasrules or exists
+                (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)))";
+        let doing = || format!("looking for triggers of table `{}` on the target", self.plan.table);
+        if !self.tells_writers() || target.query_one(sql, &[&self.target.oid]).await.doing(doing)?.get(0) {
+            return Ok(None);
+        }
+        let rows = self.rows_left();
+        match &self.found {
+            Some(found) if self.tally.staying == 0 && found.all.count() == rows => Ok(Some(found.all.clone())),
+            // The next run asks the target when it wants to know.
+            Some(_) => Ok(None),
+            None => {
+                let read = KeySet::read(target, &self.plan.table, (&self.there(), column), "false", rows).await?;
+                Ok(read.map(|read| read.all).filter(|keys| keys.count() == rows))
+            }
+        }
+    }
+
     async fn stage_everything(
         &mut self,
         run: &Run,
         source: &mut Connection,
         target: &Connection,
     ) -> Result<(), IncrementalError> {
-        self.bring_rows(run, source, target, None).await?;
+        self.bring_rows(run, source, target, false).await?;
         if self.is_keyed() {
             self.tally.deleted += self.delete_repeated(target).await?;
             let rows = self.rows();
@@ -161,13 +169,30 @@ impl Table {
         Ok(())
     }
 
-    /// Copies the rows that meet `condition`, or all, into the temporary table of rows.
+    /// Which rows changed, and the `COPY` that sends them: neighbours together where they are few, so that the target
+    /// finds theirs beside each other.
+    fn select_changes(&self) -> String {
+        let condition = self.condition.as_deref();
+        if self.fresh.saturating_mul(FEW) > self.total {
+            return self.plan.select(&self.source, condition);
+        }
+        match (&self.found, self.number_column()) {
+            (Some(found), Some(column)) if self.fresh <= ASKED_FOR => {
+                let keys: Vec<String> = found.fresh.keys().map(|key| key.to_string()).collect();
+                let listed = format!("{} = any('{{{}}}'::int8[])", quote_identifier(column), keys.join(","));
+                self.plan.select_in_order(&self.source, Some(&listed))
+            }
+            _ => self.plan.select_in_order(&self.source, condition),
+        }
+    }
+
+    /// Copies the rows that changed, or all, into the temporary table of rows.
     async fn bring_rows(
         &mut self,
         run: &Run,
         source: &mut Connection,
         target: &Connection,
-        condition: Option<&str>,
+        changes: bool,
     ) -> Result<(), IncrementalError> {
         let table = &self.plan.table;
         let rows = self.rows();
@@ -177,11 +202,12 @@ impl Table {
         let what = What { told, binary: self.plan.binary, plain: self.plan.projection.is_plain() };
         let base = run.current_progress();
         let moved = &mut |copied: &Copied| run.progress(|p| p.bytes = base.bytes + copied.bytes);
-        let select = self.plan.select(&self.source, condition);
+        let select = if changes { self.select_changes() } else { self.plan.select(&self.source, None) };
         let copied = stream::pipe(source, &select, target, &into, &what, moved).await?;
-        let analyze = format!("analyze {rows}");
+        // Rows are joined by their key only; of the others the number is enough.
+        let analyze = if self.is_keyed() { format!("analyze {rows} ({})", self.key_list()) } else { format!("analyze {rows}") };
         target.batch_execute(&analyze).await.doing(|| format!("analyzing the changes of table `{table}`"))?;
-        if condition.is_none() {
+        if !changes {
             self.total = copied.rows;
         }
         self.tally.bytes += copied.bytes;

@@ -21,7 +21,7 @@
 //! replaced, rewritten or truncated or got other partitions; when a column is new or has another type; when the
 //! target has not as many rows as it was left with; when it has rows that somebody else wrote.
 
-use super::{Course, Table};
+use super::{Course, Table, key_set};
 use crate::postgres::{Connection, Doing, PostgresError};
 use crate::replication::incremental::catalogue::Relation;
 use crate::replication::incremental::mapping::Plan;
@@ -128,7 +128,10 @@ impl Shape {
 pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
     let doing = || "making the table `bullwork.delta_watermark` on the target".to_owned();
     let exists: bool = target.query_one(EXISTS, &[]).await.doing(doing)?.get(0);
-    if exists { Ok(()) } else { target.batch_execute(CREATE).await.doing(doing) }
+    if !exists {
+        target.batch_execute(CREATE).await.doing(doing)?;
+    }
+    key_set::prepare(target).await
 }
 
 /// What the last run left for `table`.
@@ -184,7 +187,7 @@ pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[T
     target.batch_execute("savepoint bullwork_states").await.doing(doing)?;
     for table in written {
         let (name, shape) = (&table.plan.table, &table.shape);
-        let rows = i64::try_from((table.before + table.tally.inserted).saturating_sub(table.tally.deleted)).unwrap_or(i64::MAX);
+        let rows = i64::try_from(table.rows_left()).unwrap_or(i64::MAX);
         target
             .execute(
                 sql,
@@ -206,14 +209,15 @@ pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[T
             )
             .await
             .doing(|| format!("storing what this run left of table `{name}`"))?;
+        let keys = table.keys_left(target).await?;
+        key_set::store(target, name, &now.snapshot, keys.as_ref()).await?;
     }
     target.batch_execute("release savepoint bullwork_states").await.doing(doing)
 }
 
 impl Table {
     /// The transaction from which on rows are new on the source, or why that is not known.
-    /// `written` are rows of the target that somebody else wrote.
-    pub(super) fn since(&self, now: &SourceState, written: u64) -> Result<i64, String> {
+    pub(super) fn since(&self, now: &SourceState) -> Result<i64, String> {
         let stored = self.stored.as_ref();
         let xmin = match watermark::decide(stored.map(|s| &s.mark), now, &self.plan, &self.source, self.target.oid, None) {
             Late::Since(xmin) => xmin,
@@ -230,13 +234,16 @@ impl Table {
         if self.plan.projection.condition.is_some() {
             return Err("its rows are chosen by a condition, which may choose others although none was written".to_owned());
         }
-        if stored.rows != self.before {
-            return Err(format!("the target's table has {} rows, but the last run left {}", self.before, stored.rows));
-        }
-        if written > 0 {
-            return Err(format!("somebody else wrote {written} rows of the target's table"));
-        }
         Ok(xmin)
+    }
+
+    /// What of the target's table is not as the last run left it. `written` are rows that somebody else wrote.
+    pub(super) fn meddled(&self, written: u64) -> Option<String> {
+        let left = self.stored.as_ref().map_or(self.before, |stored| stored.rows);
+        if left != self.before {
+            return Some(format!("the target's table has {} rows, but the last run left {left}", self.before));
+        }
+        (written > 0).then(|| format!("somebody else wrote {written} rows of the target's table"))
     }
 
     /// Whether the state of an unchanged table is old enough to be written again.
