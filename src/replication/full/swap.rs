@@ -194,7 +194,8 @@ async fn attempt(
 ) -> anyhow::Result<bool> {
     let Plan { there, drops, recorded, moving, .. } = plan;
     let outgoing = generation::serving(target).await?;
-    let old: BTreeSet<String> = stage::movable(drops).iter().filter_map(|id| there.nodes.get(id)?.schema.clone()).collect();
+    let mut old: BTreeSet<String> = stage::movable(drops).iter().filter_map(|id| there.nodes.get(id)?.schema.clone()).collect();
+    old.extend(schemas_of_statistics(target, moving).await?);
     let old: Vec<(String, String)> = old.into_iter().map(|real| (real.clone(), old_schema(outgoing, &real))).collect();
     let relations: Vec<u32> = drops.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(target, &relations).await?;
@@ -289,6 +290,13 @@ select n.nspname::text, m.sql from (
 ) m join pg_namespace n on n.oid = m.ns order by m.rank, m.oid
 "#;
 
+/// Schemas of the tables' extended statistics, which need not lie beside their table.
+async fn schemas_of_statistics(target: &Client, tables: &[u32]) -> Result<Vec<String>, PostgresError> {
+    let sql = "select distinct n.nspname::text from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace where s.stxrelid = any($1)";
+    let rows = target.query(sql, &[&tables]).await.doing(|| "reading where extended statistics lie".to_owned())?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
 /// Statements that move objects, each into what stands for its schema.
 pub(super) async fn moves(target: &Client, oids: &[u32], places: &[(String, String)]) -> anyhow::Result<Vec<String>> {
     let places: HashMap<&str, &str> = places.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
@@ -310,7 +318,8 @@ select 'pg_class'::regclass::oid, c.oid from pg_class c join pg_namespace n on n
  where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
 union all
 select 'pg_type'::regclass, t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
- where n.nspname = any($1) and (t.typtype in ('e', 'd', 'r') or (t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c'))
+ where n.nspname = any($1) and (t.typtype in ('e', 'd', 'r') or (t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c')
+       or (t.typtype = 'b' and not exists (select from pg_type e where e.typarray = t.oid)))
 union all
 select 'pg_proc'::regclass, p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
  where n.nspname = any($1) and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'i')

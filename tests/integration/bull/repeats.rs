@@ -66,7 +66,9 @@ async fn a_schedule_made_by_one_side_is_kept_going_by_the_other_and_removed_by_e
         for (remover, repeat) in SIDES.into_iter().zip(schedules()) {
             let Some(both) = Both::start().await else { return };
             arm(&both, maker, &repeat).await;
-            assert_eq!((listed(&both).await, both.counts().await.delayed), (1, 1));
+            // Bull's own side may move a run that is due before anybody works.
+            let counts = both.ours.counts().await.unwrap();
+            assert_eq!((listed(&both).await, counts.delayed + counts.waiting), (1, 1));
             let worker = both.work(runner, 2).await;
             eventually("three runs", SOON, async || slots(&both).await.len() >= 3).await;
             assert_eq!(listed(&both).await, 1);

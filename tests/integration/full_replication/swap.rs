@@ -291,6 +291,30 @@ async fn a_function_that_changes_to_a_type_of_the_new_copy_changes_with_the_swit
 }
 
 #[tokio::test]
+async fn base_types_and_statistics_beside_other_tables_change_places_night_after_night() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+    world
+        .on_source(
+            "create schema kinds; create type kinds.whole; \
+             create function kinds.whole_in(cstring) returns kinds.whole language internal immutable strict as 'int4in'; \
+             create function kinds.whole_out(kinds.whole) returns cstring language internal immutable strict as 'int4out'; \
+             create type kinds.whole (input = kinds.whole_in, output = kinds.whole_out, like = int4); \
+             create schema figures; create table t (id int primary key, a int, b int, c kinds.whole, d kinds.whole[]); \
+             create statistics figures.a_b on a, b from t; \
+             insert into t select n, n % 7, n % 7, n::text::kinds.whole, null from generate_series(1, 100) n",
+        )
+        .await;
+    for day in 1..=3 {
+        let (summary, lines) = world.run().await;
+        assert_eq!((summary.left_out, summary.broken), (vec![], vec![]), "day {day}");
+        assert!(lines.has(&format!("generation {} serves", day + 1)), "{:?}", lines.all());
+        assert_eq!(world.text("select sum(c::text::int)::text from t").await, "5050");
+    }
+    assert_same_definitions(&world).await;
+}
+
+#[tokio::test]
 async fn schemas_that_only_look_like_ours_are_somebodys_own() {
     let mut world = World::new().await;
     world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 0, resume: Resume::Consistent });
