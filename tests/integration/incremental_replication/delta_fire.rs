@@ -16,6 +16,9 @@ fn length() -> Duration {
     Duration::from_secs(if std::env::var_os("BULLWORK_CHAOS").is_some_and(|v| v == "1") { 60 } else { 5 })
 }
 
+/// For a machine that is busy with other things.
+const AT_MOST: Duration = Duration::from_secs(90);
+
 /// A small generator of our own, so that a failure can be repeated by its seed.
 pub(super) struct Dice(pub(super) u64);
 
@@ -104,7 +107,8 @@ async fn under_fire_from_all_sides_the_target_ends_equal_and_readers_see_whole_s
     });
     let start = Instant::now();
     let (mut runs, mut total) = (0, [0_u64; 3]);
-    while start.elapsed() < length() {
+    // On a busy machine it takes longer until it is one.
+    while start.elapsed() < length() || (runs <= 3 || total.iter().any(|n| *n <= 100)) && start.elapsed() < AT_MOST {
         let ran = sync(&pair, &tables).await;
         let summary = ran.summary();
         total[0] += summary.rows;

@@ -13,6 +13,9 @@ fn length() -> Duration {
     Duration::from_secs(if std::env::var_os("BULLWORK_CHAOS").is_some_and(|v| v == "1") { 20 } else { 5 })
 }
 
+/// For a machine that is busy with other things.
+const AT_MOST: Duration = Duration::from_secs(90);
+
 /// A small generator of our own, so that a failure can be repeated by its seed.
 struct Dice(u64);
 
@@ -59,7 +62,8 @@ async fn under_fire_from_eight_writers_no_row_is_lost() {
     }
     let start = Instant::now();
     let (mut runs, mut late) = (0, 0);
-    while start.elapsed() < length() {
+    // On a busy machine it takes longer until it is one.
+    while start.elapsed() < length() || (runs <= 3 || late == 0) && start.elapsed() < AT_MOST {
         let ran = pair.run(&["answers", "events"]).await;
         ran.summary();
         runs += 1;
