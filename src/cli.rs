@@ -1,6 +1,7 @@
 //! The command line: reads arguments and settings, calls `ops`, prints. Data goes to stdout,
 //! messages to stderr; the exit code is 0 for success, 1 for a failure, 2 for wrong arguments.
 
+mod backup;
 mod plan;
 mod verify;
 mod watch;
@@ -21,7 +22,7 @@ use crate::ops::store::Store;
 use crate::ops::{self, doctor::Grade};
 use crate::redact::scrub;
 use crate::sentry::SentrySettings;
-use crate::worker::RetryPolicy;
+use crate::worker::{Declaration, RetryPolicy};
 use crate::{jobs, logging, repl, sentry, shutdown, web};
 
 /// PostgreSQL chores as jobs in Bull-compatible Redis queues.
@@ -78,6 +79,9 @@ enum Verb {
     /// Operate the copies in the target
     #[command(subcommand)]
     Replication(ReplicationVerb),
+    /// Archive the database in a store
+    #[command(subcommand)]
+    Backup(backup::BackupVerb),
     /// Check configuration, Redis, both databases and client tools; a fix for each finding
     Doctor,
 }
@@ -190,6 +194,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Replication(ReplicationVerb::Plan { json }) => plan::plan(&environment, json).await,
         Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
         Verb::Replication(ReplicationVerb::Verify { tables, repair }) => verify::verify(&environment, tables, repair).await,
+        Verb::Backup(verb) => backup::run(&environment, verb).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }
@@ -249,7 +254,7 @@ async fn serve_web(environment: &Environment) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn declaration(name: &str) -> Result<&'static crate::worker::Declaration, jobs::UnknownKind> {
+fn declaration(name: &str) -> Result<&'static Declaration, jobs::UnknownKind> {
     jobs::named(name).ok_or_else(|| jobs::UnknownKind(name.to_owned()))
 }
 
@@ -261,14 +266,19 @@ async fn enqueue(environment: &Environment, restart: Restart) -> anyhow::Result<
     let store = store.context("reading the configuration")?;
     store.check().await?;
     let id = store.restart(kind, &policy).await.context("adding the job")?;
+    added(&store, kind, &id, restart.wait, restart.chain).await
+}
+
+/// Tells a job that was added, and follows it when asked.
+async fn added(store: &Store, kind: &'static Declaration, id: &str, wait: bool, chain: bool) -> anyhow::Result<ExitCode> {
     eprintln!("added job {id} to `{}`", kind.queue);
-    if !restart.wait {
+    if !wait {
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
     }
     let result = {
         let mut watcher = watch::Terminal::new();
-        ops::follow::follow(&store, kind, &id, restart.chain, &mut watcher).await?
+        ops::follow::follow(store, kind, id, chain, &mut watcher).await?
     };
     print(&format!("{result}\n"))
 }
@@ -276,14 +286,19 @@ async fn enqueue(environment: &Environment, restart: Restart) -> anyhow::Result<
 async fn run_here(environment: &Environment, kind: &str, data: &str) -> anyhow::Result<ExitCode> {
     let declaration = declaration(kind)?;
     let data: Value = serde_json::from_str(data).context("--data is not JSON")?;
+    let result = once(environment, declaration, data).await?;
+    eprintln!("{} is done: {result}", declaration.name);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a job here and now.
+async fn once(environment: &Environment, declaration: &'static Declaration, data: Value) -> anyhow::Result<Value> {
     let reader = Reader::new(environment);
     let _tracker = start_logging(&reader);
     let kind = declaration.build(&reader);
     reader.finish()?;
     let quiet = shutdown::on_signals().context("installing signal handlers")?;
-    let result = ops::serve::run_once(&kind, data, quiet, None).await?;
-    eprintln!("{} is done: {result}", kind.name);
-    Ok(ExitCode::SUCCESS)
+    ops::serve::run_once(&kind, data, quiet, None).await
 }
 
 async fn rollback(environment: &Environment) -> anyhow::Result<ExitCode> {

@@ -1,22 +1,34 @@
 //! The kinds of job, one file each. From [`ALL`] come dispatch, `restart:`, schedules, the REPL's
 //! completion and the reference documentation; adding a kind is a `mod` line and a line there.
 
+pub mod backup;
+pub mod backup_clean;
+pub mod backup_drill;
+pub mod backup_prune;
+pub mod backup_watch;
 pub mod full_replication;
 pub mod incremental_replication;
 pub mod learning_content_replication;
 pub mod notification;
+pub mod restore;
 pub mod schema_export;
 
 use crate::config::{Reader, Setting};
 use crate::worker::{Declaration, Kind};
 
-/// Every kind, in the order of the nightly chain.
+/// Every kind, those of the nightly chain in its order.
 pub static ALL: &[Declaration] = &[
     Declaration::of::<full_replication::FullReplication>(),
     Declaration::of::<incremental_replication::IncrementalReplication>(),
     Declaration::of::<learning_content_replication::LearningContentReplication>(),
     Declaration::of::<notification::Notification>(),
     Declaration::of::<schema_export::SchemaExport>(),
+    Declaration::of::<backup::BackupKind>(),
+    Declaration::of::<restore::RestoreKind>(),
+    Declaration::of::<backup_drill::BackupDrill>(),
+    Declaration::of::<backup_prune::BackupPrune>(),
+    Declaration::of::<backup_clean::BackupClean>(),
+    Declaration::of::<backup_watch::BackupWatch>(),
 ];
 
 /// The kind called `name` on the command line.
@@ -111,7 +123,13 @@ mod tests {
                 "Incremental replication queue",
                 "Learning Content replication queue",
                 "Notification queue",
-                "Schema export queue"
+                "Schema export queue",
+                "Backup queue",
+                "Restore queue",
+                "Backup drill queue",
+                "Backup prune queue",
+                "Backup clean queue",
+                "Backup watch queue"
             ]
         );
     }

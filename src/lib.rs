@@ -3,11 +3,11 @@
 //! The modules form layers; each may use those above it in this list, never those below
 //! (`tests/integration/layers.rs` checks it):
 //!
-//! 1. plain: [`clock`] [`cron`] [`identity`] [`redact`] [`shutdown`] [`logging`] [`config`]
-//! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`webhook`] [`sentry`]
+//! 1. plain: [`clock`] [`cron`] [`identity`] [`redact`] [`shutdown`] [`throttle`] [`logging`] [`config`]
+//! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`seal`] [`storage`] [`webhook`] [`sentry`]
 //! 3. [`queue`]: Bull 4's layout in Redis, the only place that knows Redis keys
 //! 4. engines: [`worker`] [`schedule`], which know kinds of job only through [`worker::JobKind`]
-//! 5. work: [`jobs`], one file a kind, and [`replication`], the engine behind most of them
+//! 5. work: [`jobs`], one file a kind, and the engines behind them: [`backup`], [`replication`]
 //! 6. faces: [`ops`], each operator verb once, then [`cli`], [`repl`] and [`web`], which call it
 
 pub mod clock;
@@ -17,11 +17,14 @@ pub mod identity;
 pub mod logging;
 pub mod redact;
 pub mod shutdown;
+pub mod throttle;
 
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod seal;
 pub mod sentry;
+pub mod storage;
 pub mod webhook;
 
 pub mod queue;
@@ -29,6 +32,7 @@ pub mod queue;
 pub mod schedule;
 pub mod worker;
 
+pub mod backup;
 pub mod jobs;
 pub mod replication;
 

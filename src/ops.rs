@@ -1,5 +1,6 @@
 //! Every operator verb once; the command line, the REPL and the web page call these.
 //!
+//! - [`mod@backup`]: looking at archives
 //! - [`check`]: what is wrong with the configuration as a whole
 //! - [`store`]: the queues as an operator addresses them
 //! - [`serve`]: what `background`, `worker` and `scheduler` run
@@ -10,6 +11,7 @@
 //! - [`replication`]: the copies in the target
 //! - [`parse_logs`]: durations of a replication from its logs
 
+pub mod backup;
 pub mod check;
 pub mod doctor;
 pub mod follow;

@@ -8,7 +8,6 @@ mod copy_out;
 pub mod pooler;
 pub mod same;
 pub mod text_form;
-pub mod throttle;
 pub mod tls;
 mod wire;
 
@@ -26,6 +25,7 @@ pub use copy_out::CopyOut;
 pub use wire::Piece;
 
 use crate::redact::{self, Secret};
+use crate::throttle::Throttle;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -157,6 +157,22 @@ impl Database {
         self.config.get_dbname().or(self.config.get_user()).unwrap_or_default()
     }
 
+    /// The database called `name` on the same server, for the same role.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Database {
+        let mut config = self.config.clone();
+        config.dbname(name);
+        let shown = match url::Url::parse(&self.shown) {
+            Ok(mut url) => {
+                url.set_path(name);
+                // The mask is text that an URL would write otherwise.
+                url.as_str().replace("%2A%2A%2A", "***")
+            }
+            Err(_) => format!("{} (database {name})", self.shown),
+        };
+        Database { config, tls: self.tls.clone(), shown }
+    }
+
     /// Whether the server is on this machine.
     #[must_use]
     pub fn is_here(&self) -> bool {
@@ -248,7 +264,7 @@ pub struct Connection {
     task: tokio::task::JoinHandle<()>,
     canceller: Canceller,
     diversion: Option<Arc<wire::Diversion>>,
-    throttle: Option<Arc<throttle::Throttle>>,
+    throttle: Option<Arc<Throttle>>,
 }
 
 /// Moves a session's messages until it ends; the token tells that it has.
@@ -306,7 +322,7 @@ impl Connection {
 
     /// Has what is copied out wait for `throttle`.
     #[must_use]
-    pub fn throttled(mut self, throttle: Option<Arc<throttle::Throttle>>) -> Self {
+    pub fn throttled(mut self, throttle: Option<Arc<Throttle>>) -> Self {
         self.throttle = throttle;
         self
     }
@@ -445,6 +461,15 @@ mod tests {
             assert!(text.contains(wanted), "{url}: {text}");
             assert!(!text.contains("topsecret"), "{text}");
         }
+    }
+
+    #[test]
+    fn another_database_of_the_same_server_has_another_name_only() {
+        let database = Database::parse("postgres://me:pass@db.example:6000/shop?sslmode=require").unwrap().named("copy");
+        assert_eq!(
+            (database.name(), database.to_string().as_str()),
+            ("copy", "postgres://me:***@db.example:6000/copy?sslmode=require")
+        );
     }
 
     #[test]

@@ -5,8 +5,12 @@
 //!
 //! A child leads a process group of its own. When the future that waits for it is dropped or
 //! the run is stopped, the whole group gets SIGTERM, then SIGKILL after [`GRACE`].
+//!
+//! [`Program::output`] waits for all of it; [`Program::start`] is for what is too much to hold.
 
-use std::process::Stdio;
+mod running;
+
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -15,6 +19,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::redact::{Secret, scrub};
+
+pub use running::{End, Running};
 
 /// From SIGTERM to SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(3);
@@ -102,47 +108,67 @@ impl Program {
     /// # Errors
     /// When it cannot be started, cannot be read, or does not exit with 0.
     pub async fn output(mut self) -> Result<Vec<u8>, ProcessError> {
-        let io = |e: std::io::Error, name: &str| {
-            if e.kind() == std::io::ErrorKind::NotFound {
-                ProcessError::Missing(name.to_owned())
-            } else {
-                ProcessError::Io { program: name.to_owned(), reason: e.to_string() }
-            }
-        };
-        let mut group = Group::new(self.command.spawn().map_err(|e| io(e, &self.name))?);
+        let io = ProcessError::io;
+        let mut group = Group::new(self.command.spawn().map_err(|e| io(&e, &self.name))?);
         let mut stdout = group.child.stdout.take().expect("stdout was piped above");
         let stderr = group.child.stderr.take().expect("stderr was piped above");
         let mut out = Vec::new();
         let (read, tail) = tokio::join!(stdout.read_to_end(&mut out), tail_of(stderr));
-        read.map_err(|e| io(e, &self.name))?;
-        let status = group.child.wait().await.map_err(|e| io(e, &self.name))?;
+        read.map_err(|e| io(&e, &self.name))?;
+        let status = group.child.wait().await.map_err(|e| io(&e, &self.name))?;
         group.disarm();
-        if status.success() {
-            return Ok(out);
+        if status.success() { Ok(out) } else { Err(ProcessError::failed(self.name, status, tail)) }
+    }
+}
+
+impl ProcessError {
+    fn io(error: &std::io::Error, program: &str) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            ProcessError::Missing(program.to_owned())
+        } else {
+            ProcessError::Io { program: program.to_owned(), reason: error.to_string() }
         }
+    }
+
+    fn failed(program: String, status: ExitStatus, stderr: String) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let status = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no exit code".to_owned(),
         };
-        Err(ProcessError::Failed { program: self.name, status, stderr: tail })
+        ProcessError::Failed { program, status, stderr }
     }
 }
 
 async fn tail_of(stderr: impl tokio::io::AsyncRead + Unpin) -> String {
     let mut lines = BufReader::new(stderr).lines();
-    let mut tail = std::collections::VecDeque::new();
+    let mut tail = Tail::default();
     while let Ok(Some(line)) = lines.next_line().await {
-        if tail.len() == STDERR_LINES {
-            tail.pop_front();
-        }
-        tail.push_back(scrub(&line));
+        tail.push(&line);
     }
-    if tail.is_empty() { "nothing on stderr".to_owned() } else { Vec::from(tail).join(" | ") }
+    tail.text()
+}
+
+/// The last lines of a child's stderr.
+#[derive(Debug, Default)]
+struct Tail(std::collections::VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        if self.0.len() == STDERR_LINES {
+            self.0.pop_front();
+        }
+        self.0.push_back(scrub(line));
+    }
+
+    fn text(self) -> String {
+        if self.0.is_empty() { "nothing on stderr".to_owned() } else { Vec::from(self.0).join(" | ") }
+    }
 }
 
 /// A child and all that it started; killed as one when dropped early.
+#[derive(Debug)]
 struct Group {
     child: Child,
     leader: Option<Pid>,

@@ -124,6 +124,12 @@ want_faketime() {
         note "without libfaketime: the tests of clocks that jump say NOT RUN"
 }
 
+# What seals and opens archives beside us, for the tests that compare: no package of theirs starts anything.
+want_seals() {
+    has gpg || apt_install gnupg || note "without gpg (Debian: gnupg) the tests of OpenPGP say NOT RUN"
+    has age || apt_install age || note "without age the test against the program age says NOT RUN"
+}
+
 need_redis() {
     has redis-server && has redis-cli && return
     apt_install redis-tools || die "Redis is needed (Debian: redis-tools redis-server)"

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{self, Environment, Setting};
-use crate::{jobs, redact, schedule, sentry, worker};
+use crate::{jobs, redact, schedule, sentry, storage, worker};
 
 /// Settings under one heading.
 struct Section {
@@ -22,6 +22,7 @@ fn sections() -> Vec<Section> {
                 .chain(schedule::SETTINGS.iter().copied())
                 .collect(),
         },
+        Section { title: "Object storage".to_owned(), settings: storage::settings::SETTINGS.to_vec() },
     ];
     for (kind, settings) in jobs::settings() {
         let settings: Vec<_> = settings

@@ -1,7 +1,7 @@
 //! The queues as an operator addresses them: by name, in one Redis, under one prefix.
 
 use anyhow::{Context, anyhow, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::config::{self, Reader};
@@ -95,7 +95,15 @@ impl Store {
     /// # Errors
     /// When Redis does not take it.
     pub async fn restart(&self, kind: &Declaration, policy: &RetryPolicy) -> anyhow::Result<String> {
-        let added = self.queue(kind.queue).add(&NewJob::unnamed(json!({}), policy.options())).await?;
+        self.add(kind, policy, json!({})).await
+    }
+
+    /// The same for a job with data.
+    ///
+    /// # Errors
+    /// When Redis does not take it.
+    pub async fn add(&self, kind: &Declaration, policy: &RetryPolicy, data: Value) -> anyhow::Result<String> {
+        let added = self.queue(kind.queue).add(&NewJob::unnamed(data, policy.options())).await?;
         Ok(added.id().to_owned())
     }
 

@@ -1,4 +1,4 @@
-//! The client program `pg_dump`: finding one that knows the server, and running it.
+//! The client programs `pg_dump` and `psql`: finding those that know the server, and running them.
 //!
 //! It gets the password by environment, writes to a pipe, and no file is made. No variable that would
 //! lead it elsewhere is inherited. Dropping the future kills it.
@@ -13,7 +13,7 @@ use crate::redact::Secret;
 /// Directory of the client programs.
 pub static PG_BIN: Setting = Setting::new(
     "PG_BIN",
-    "Directory that holds pg_dump, which the schema export runs; unset: the newest of PATH and the usual places (/usr/lib/postgresql/NN/bin).",
+    "Directory that holds pg_dump and psql, which backups, restores and the schema export run; unset: the newest of PATH and the usual places (/usr/lib/postgresql/NN/bin).",
 );
 
 /// What every dump leaves out, and how it behaves.
@@ -72,26 +72,8 @@ impl PgDump {
     /// # Errors
     /// When there is none that works, or it is too old for a server of version `needed`.
     pub async fn find(directory: Option<&Path>, needed: u32) -> Result<PgDump, Unusable> {
-        let mut places: Vec<PathBuf> = Vec::new();
-        match directory {
-            Some(directory) => places.push(directory.to_owned()),
-            None => {
-                // Debian's /usr/bin/pg_dump is a wrapper that chooses a version by itself, so real
-                // programs come first and win when the versions are equal.
-                for root in ["/usr/lib/postgresql", "/usr/local", "/usr"] {
-                    places.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path().join("bin")));
-                }
-                places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-            }
-        }
-        let mut best: Option<PgDump> = None;
-        for path in places.into_iter().map(|p| p.join("pg_dump")).filter(|p| p.is_file()) {
-            let Ok(out) = Program::new(&path.to_string_lossy()).args(["--version"]).output().await else { continue };
-            let Some((version, major)) = parse_version(&String::from_utf8_lossy(&out)) else { continue };
-            if best.as_ref().is_none_or(|b| major > b.major) {
-                best = Some(PgDump { path, version, major });
-            }
-        }
+        let newest = newest("pg_dump", directory).await;
+        let best = newest.map(|Found { path, version, major }| PgDump { path, version, major });
         usable(best, directory, needed)
     }
 
@@ -105,15 +87,112 @@ impl PgDump {
     }
 
     async fn run(&self, database: &Database, format: &[&str], what: &[String]) -> Result<Vec<u8>, DumpError> {
-        let output = Program::new(&self.path.to_string_lossy())
-            .args(format)
-            .args(ALWAYS)
-            .args(what)
-            .secret_env(database.client_environment())
-            // Its words are part of our errors, which are in one language.
-            .secret_env([("LC_ALL", Secret::unremembered("C"))])
-            .output();
-        Ok(output.await?)
+        Ok(self.program(database).args(format).args(ALWAYS).args(what).output().await?)
+    }
+
+    /// The program, led to `database` and without arguments yet.
+    #[must_use]
+    pub fn program(&self, database: &Database) -> Program {
+        led_to(&self.path, database)
+    }
+}
+
+/// A program in one of its versions.
+struct Found {
+    path: PathBuf,
+    version: String,
+    major: u32,
+}
+
+/// The newest program called `name` in `directory`, or on PATH and in the places where packages put it.
+async fn newest(name: &str, directory: Option<&Path>) -> Option<Found> {
+    let mut places: Vec<PathBuf> = Vec::new();
+    match directory {
+        Some(directory) => places.push(directory.to_owned()),
+        None => {
+            // Debian's /usr/bin/pg_dump is a wrapper that chooses a version by itself, so real
+            // programs come first and win when the versions are equal.
+            for root in ["/usr/lib/postgresql", "/usr/local", "/usr"] {
+                places.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path().join("bin")));
+            }
+            places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+        }
+    }
+    let mut best: Option<Found> = None;
+    for path in places.into_iter().map(|p| p.join(name)).filter(|p| p.is_file()) {
+        let Ok(out) = Program::new(&path.to_string_lossy()).args(["--version"]).output().await else { continue };
+        let Some((version, major)) = parse_version(&String::from_utf8_lossy(&out)) else { continue };
+        if best.as_ref().is_none_or(|b| major > b.major) {
+            best = Some(Found { path, version, major });
+        }
+    }
+    best
+}
+
+/// The program `path`, led to `database` and without arguments yet.
+fn led_to(path: &Path, database: &Database) -> Program {
+    Program::new(&path.to_string_lossy())
+        .secret_env(database.client_environment())
+        // Its words are part of our errors, which are in one language.
+        .secret_env([("LC_ALL", Secret::unremembered("C"))])
+}
+
+/// A `psql` that was found.
+#[derive(Clone, Debug)]
+pub struct Psql {
+    path: PathBuf,
+    /// Its version, such as `15.6`.
+    pub version: String,
+}
+
+impl Psql {
+    /// Finds the newest `psql`, where [`PgDump::find`] looks too, that reads scripts of `pg_dump` in version `dump`.
+    ///
+    /// # Errors
+    /// When there is none that works, or it is too old for that.
+    pub async fn find(directory: Option<&Path>, dump: &str) -> Result<Psql, Unusable> {
+        let (major, _) = parts(dump);
+        let place = directory.map_or_else(|| "PATH or /usr/lib/postgresql".to_owned(), |d| format!("PG_BIN={}", d.display()));
+        let problem = match newest("psql", directory).await {
+            Some(found) if found.major >= major && (restricts(&found.version) || !restricts(dump)) => {
+                return Ok(Psql { path: found.path, version: found.version });
+            }
+            Some(old) => format!("psql {} ({}) cannot read what pg_dump {dump} wrote", old.version, old.path.display()),
+            None => format!("no psql in {place}, and version {major} or newer is needed"),
+        };
+        let way_out = format!(
+            "install psql {dump} or newer (Debian and Ubuntu: `apt-get install postgresql-client-{major}`) or set PG_BIN to the directory that holds it"
+        );
+        Err(Unusable { problem, way_out })
+    }
+
+    /// The program, led to `database` and without arguments yet.
+    #[must_use]
+    pub fn program(&self, database: &Database) -> Program {
+        led_to(&self.path, database)
+    }
+}
+
+/// Major and minor version; a minor that is no number is that of a trial version, before all others.
+fn parts(version: &str) -> (u32, u32) {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    let major = numbers.next().unwrap_or(0);
+    (major, if version.contains('.') { numbers.next().unwrap_or(0) } else { 0 })
+}
+
+/// Whether this version of `pg_dump` writes, and of `psql` reads, lines that lock out further meta-commands. They came with
+/// one day's minor releases.
+fn restricts(version: &str) -> bool {
+    let (major, minor) = parts(version);
+    match major {
+        0..=12 => false,
+        13 => minor >= 22,
+        14 => minor >= 19,
+        15 => minor >= 14,
+        16 => minor >= 10,
+        17 => minor >= 6,
+        18 => !version.contains("beta") || version.contains("beta3"),
+        _ => true,
     }
 }
 
@@ -190,6 +269,16 @@ mod tests {
         assert_eq!(parse_version("pg_dump (PostgreSQL) 15.6 (Debian 15.6-0+deb12u1)\n"), Some(("15.6".to_owned(), 15)));
         assert_eq!(parse_version("pg_dump (PostgreSQL) 18beta2"), Some(("18beta2".to_owned(), 18)));
         assert_eq!(parse_version("sh: not found"), None);
+    }
+
+    #[test]
+    fn a_psql_that_would_stumble_over_the_dump_is_known() {
+        assert_eq!((parts("15.6"), parts("18beta2"), parts("")), ((15, 6), (18, 0), (0, 0)));
+        for (version, wanted) in
+            [("15.13", false), ("15.14", true), ("12.22", false), ("18beta2", false), ("18.0", true), ("19", true)]
+        {
+            assert_eq!(restricts(version), wanted, "{version}");
+        }
     }
 
     #[test]

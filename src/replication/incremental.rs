@@ -80,8 +80,8 @@ use super::kindness::Kindness;
 use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
-use crate::postgres::throttle::Throttle;
 use crate::postgres::{Connection, Database, Doing, PostgresError, older_target, pooler};
+use crate::throttle::Throttle;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::settings::{REPLICATION_BUSY_QUERY, REPLICATION_BUSY_SESSIONS, REPLICATION_MAX_RATE, REPLICATION_SOURCE_CONNECTIONS};
 use crate::config::{Reader, Setting};
-use crate::postgres::throttle::Throttle;
 use crate::postgres::{Connection, Database, Doing, PostgresError};
+use crate::throttle::Throttle;
 use crate::worker::Run;
 
 /// How often the source is asked whether it is busy.

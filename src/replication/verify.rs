@@ -16,7 +16,7 @@ mod appended;
 mod keys;
 mod ranges;
 mod repair;
-mod sums;
+pub(crate) mod sums;
 mod survey;
 mod there;
 

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[&[&str]] = &[
-    &["clock", "config", "cron", "identity", "logging", "redact", "shutdown"],
-    &["postgres", "process", "redis", "sentry", "webhook"],
+    &["clock", "config", "cron", "identity", "logging", "redact", "shutdown", "throttle"],
+    &["postgres", "process", "redis", "seal", "sentry", "storage", "webhook"],
     &["queue"],
     &["schedule", "worker"],
-    &["jobs", "replication"],
+    &["backup", "jobs", "replication"],
     &["cli", "ops", "repl", "web"],
 ];
 

@@ -6,6 +6,8 @@
 
 mod support;
 
+mod backup;
+mod backup_reading;
 mod binary;
 mod bull;
 mod chain;
@@ -35,6 +37,8 @@ mod repl;
 mod rules;
 mod scheduler;
 mod schema_export;
+mod seal;
+mod storage;
 mod verify;
 mod worker;
 mod worker_hostile;

@@ -6,6 +6,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod redis_group;
+pub mod s3;
 
 use std::net::TcpListener;
 use std::process::{Child, Command};

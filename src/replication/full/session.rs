@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::postgres::throttle::Throttle;
 use crate::postgres::{Canceller, Connection, Database, Doing, PostgresError};
 use crate::replication::rules::Rules;
+use crate::throttle::Throttle;
 
 /// Settings of a source session: nothing may end it by a timer, and text forms are the same as on
 /// the target, every night. `row_security = off` makes the server refuse to hide rows from us.

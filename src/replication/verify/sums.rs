@@ -15,16 +15,16 @@ use crate::postgres::{Doing, PostgresError, quote_identifier};
 
 /// A column that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::replication) struct Column {
-    pub(in crate::replication) name: String,
+pub(crate) struct Column {
+    pub(crate) name: String,
     /// Its text would be twice as long as it.
-    pub(in crate::replication) bytes: bool,
+    pub(crate) bytes: bool,
 }
 
 /// What is compared of some rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::replication) struct Sums {
-    pub(in crate::replication) rows: i64,
+pub(crate) struct Sums {
+    pub(crate) rows: i64,
     sums: [String; 2],
 }
 
@@ -42,7 +42,7 @@ impl Sums {
 
 /// How rows are hashed: by what both servers have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::replication) enum Form {
+pub(crate) enum Form {
     /// The server's own hash of texts, which two servers of the same make agree on.
     Fast,
     /// SHA-256 of the text in UTF-8, the same everywhere, some five times slower.
@@ -61,7 +61,7 @@ const SEED: i64 = 0x6275_6c6c_776f_726b;
 
 impl Form {
     /// The fastest form that both servers work out alike.
-    pub(in crate::replication) async fn agreed(source: &Client, target: &Client) -> Result<Form, PostgresError> {
+    pub(crate) async fn agreed(source: &Client, target: &Client) -> Result<Form, PostgresError> {
         let doing = || "comparing how the two servers hash".to_owned();
         let (source, target) =
             (source.query_one(PROBE, &[]).await.doing(doing)?, target.query_one(PROBE, &[]).await.doing(doing)?);
@@ -97,7 +97,7 @@ impl Form {
     }
 
     /// The checksum of the rows that `select` gives, as far as they meet `condition` (over the alias `t`).
-    pub(super) fn sums(self, select: &str, columns: &[Column], condition: Option<&str>) -> String {
+    pub(crate) fn sums(self, select: &str, columns: &[Column], condition: Option<&str>) -> String {
         let filter = condition.map(|c| format!(" where {c}")).unwrap_or_default();
         // `offset 0`: else the hash would be worked out once for each sum.
         format!(

@@ -1,6 +1,6 @@
-//! Slows down what is read from a server.
+//! Slows down what is read from a server, or sent to one.
 //!
-//! Sessions that share a throttle share its rate. The server sends only as fast as pieces are taken, so
+//! Who shares a throttle shares its rate. A server sends only as fast as pieces are taken, so
 //! waiting here slows the server down.
 
 use std::sync::{Mutex, PoisonError};
