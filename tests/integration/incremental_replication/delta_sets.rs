@@ -41,7 +41,7 @@ async fn deletions_are_found_in_the_one_scan_and_no_key_travels() {
 
 #[tokio::test]
 async fn keys_at_the_borders_of_words_below_zero_and_of_all_integer_types_are_exact() {
-    for kind in ["smallint", "int", "bigint", "number"] {
+    for kind in ["smallint", "bigint", "number"] {
         let pair = Pair::new(&format!(
             "create domain number as int check (value > -5000); create table t (id {kind} primary key, v int)"
         ))
@@ -134,8 +134,10 @@ async fn a_set_is_used_only_where_it_is_the_targets_own() {
         pair.source("delete from t where id = (select max(id) from t)").await;
         assert_eq!(done(&sync(&pair, &["t"]).await), (0, 0, 1));
         assert_eq!(remembered(&pair, "t").await, None, "{own}");
-        pair.source("delete from t where id = (select max(id) from t); update t set v = v + 1 where id = (select min(id) from t)")
-            .await;
+        pair.source(
+            "delete from t where id = (select max(id) from t); update t set v = v + 1 where id = (select min(id) from t)",
+        )
+        .await;
         let ran = sync(&pair, &["t"]).await;
         assert_eq!((done(&ran), ran.says("full comparison")), ((0, 1, 1), false), "{own}: {:?}", ran.messages());
     }
@@ -186,7 +188,7 @@ async fn keys_of_every_kind_follow_random_changes_night_after_night() {
     sync(&pair, &names).await.summary();
     let mut dice = Dice(0x5eed_1234_9abc_def1);
     let mut total = [0; 3];
-    for night in 0..25 {
+    for night in 0..16 {
         let mut late = Vec::new();
         for (name, _, columns, expression) in kinds {
             for _ in 0..=dice.roll(3) {
