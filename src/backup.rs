@@ -19,7 +19,7 @@
 //! - [`manifest`]: what an archive holds, and the mark that it is complete
 //! - [`shelf`]: the archives of one database in one store
 //! - [`baseline`]: what the next run compares with
-//! - [`archive`]: making one: [`dump`] and [`fixture`] → [`tar`] → [`squeeze`] → seal → store
+//! - `archive`: making one: [`dump`] and [`fixture`] → [`tar`] → [`squeeze`] → seal → store
 //! - [`watchdog`]: who is told of a run
 //! - [`settings`]: all of it, configured
 //!

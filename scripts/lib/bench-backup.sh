@@ -9,6 +9,7 @@ backup_setup() {
     recipient=$(age-keygen -y "$work/key")
     mkdir -m 700 "$work/gnupg"
     gpg --homedir "$work/gnupg" --batch --quiet --passphrase '' --quick-generate-key bench@example.invalid default default never 2>/dev/null
+    # shellcheck disable=SC2034 # scripts/bench gives them to the program
     extra=("BACKUP_DATABASE_URL=$(database_url "${source_port:?}" production)" "BACKUP_STORE=file://$work/tmp/store"
         "BACKUP_AGE_RECIPIENTS=$recipient" BACKUP_COMPRESSION_LEVEL=9 "PG_BIN=$PG_BIN")
 }
@@ -21,6 +22,7 @@ backup_zstd_age() {
     "$PG_BIN/pg_dump" -p "$source_port" -d production | zstd -q -9 | age -r "$recipient" -o "$work/tmp/archive.sql.zst.age"
 }
 backup_bullwork() { bullwork backup now; }
+backup_unchanged() { bullwork backup now; }
 
 # backup_measured NAME: the temporary files are the archive, and go afterwards.
 backup_measured() {
@@ -37,7 +39,6 @@ backups() {
         [[ $method == bullwork ]] || rm -rf "$work/tmp" && mkdir -p "$work/tmp"
     done
     grep -q '"result":"archived"' "$work/bullwork.log" || die "bullwork made no archive: $(tail -n 5 "$work/bullwork.log")"
-    backup_unchanged() { bullwork backup now; }
     backup_measured unchanged
     grep -q '"result":"unchanged"' "$work/unchanged.log" || die "the second run found changes: $(tail -n 5 "$work/unchanged.log")"
     rm -rf "$work/tmp" && mkdir "$work/tmp"

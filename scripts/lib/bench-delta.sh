@@ -26,7 +26,8 @@ three_nights() {
     incremental_bullwork >"${work:?}/state.log" 2>&1 || die "the first delta run failed: $(tail -n 5 "$work/state.log")"
     sql "$source_port" production -A -t -v part="${day:?}" -f "$root/scripts/lib/bench-change.sql" >"$work/day.log"
     read -r inserted updated deleted < <(awk '{ done[$1] += $NF } END { print done["INSERT"] + 0, done["UPDATE"] + 0, done["DELETE"] + 0 }' "$work/day.log")
-    ((updated)) && { [[ $day == updates ]] || ((inserted && deleted)); } || die "the day changed nothing"
+    ((updated)) || die "the day changed nothing"
+    [[ $day == updates ]] || ((inserted && deleted)) || die "the day neither added nor deleted anything"
     note "a day: $updated rows changed, $deleted deleted, $inserted added"
     # As autovacuum, which is off, would do in the course of the day.
     sql "$source_port" production -c 'vacuum analyze' -c checkpoint

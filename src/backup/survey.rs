@@ -1,7 +1,7 @@
 //! What the database holds at the snapshot: rows of each table, by count and fingerprint.
 //!
 //! A fingerprint does not depend on the rows' order and changes when a value does. Each row becomes a number:
-//! the server's own hash of the row where that is exact, else ([`exact`]) the hash of its values as they
+//! the server's own hash of the row where that is exact, else the hash of its values as they
 //! print, so that `1.0` and `1.00`, or two spellings of a `citext`, differ. The numbers are hashed once more before
 //! they are added up: the server's hash of a row is a sum over its columns, so without that two rows that swap
 //! a value would add up to the same. 64 bits of each row count twice; a change is missed once in 10¹⁹.

@@ -9,7 +9,8 @@ use super::{age_key, bullwork, databases, dump, into, restore, run, text};
 use crate::backup::Setup;
 use crate::support::s3::{ACCESS_KEY, Action, BUCKET, S3, SECRET_KEY};
 
-#[tokio::test]
+// The program is waited for while the server, in this process, answers it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn archives_in_a_bucket_are_restored_proven_fetched_and_pruned() {
     let (setup, s3) = (Setup::new().await, S3::start().await);
     let (public, key) = age_key(&setup, "key");
@@ -41,11 +42,14 @@ async fn archives_in_a_bucket_are_restored_proven_fetched_and_pruned() {
     let pruned = run::<BackupPrune>(&setup, &settings, backup_prune::Payload::default()).await.0.unwrap();
     assert_eq!(pruned["stores"][0]["removed"], json!([listed[1]["archive"]]));
 
-    // The bucket answers with half an archive, again and again.
-    let before = databases(&setup.cluster).await;
-    s3.order(Method::GET, ".tar.zst.age", 100, Action::Truncate(1000));
-    let error = restore(&setup, &settings, into("never")).await.unwrap_err();
-    assert_eq!(databases(&setup.cluster).await, before, "{error}");
+    // Answers break off; the download goes on where it was.
+    s3.order(Method::GET, ".tar.zst.age", 4, Action::Truncate(3000));
+    restore(&setup, &settings, into("broken_off")).await.unwrap();
+    assert!(dump(&setup.cluster, "broken_off", &[]) == dump(&setup.cluster, "shop", &[]));
     s3.relent();
-    restore(&setup, &settings, into("now")).await.unwrap();
+    let before = databases(&setup.cluster).await;
+    s3.order(Method::GET, ".tar.zst.age", 100, Action::Answer(403, "AccessDenied"));
+    let error = restore(&setup, &settings, into("never")).await.unwrap_err();
+    assert!(error.contains("AccessDenied") || error.contains("403"), "{error}");
+    assert_eq!(databases(&setup.cluster).await, before);
 }

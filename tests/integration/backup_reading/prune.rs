@@ -59,7 +59,7 @@ async fn only_what_no_rule_keeps_goes_and_a_dry_run_tells_it_before() {
     assert_eq!((&told["stores"][0]["removed"], setup.files()), (&gone, files), "a dry run removes nothing");
     let done = run::<BackupPrune>(&setup, &rules, Payload::default()).await.0.unwrap();
     assert_eq!(done["stores"][0]["removed"], gone);
-    assert_eq!(listed(&setup).await, [&names[1], &names[2], &names[4], &names[5]], "the proven one stays too");
+    assert_eq!(listed(&setup).await, [names[1].as_str(), &names[2], &names[4], &names[5]], "the proven one stays too");
     assert!(proof.exists() && !older.exists());
     let again = run::<BackupPrune>(&setup, &rules, Payload::default()).await.0.unwrap();
     assert_eq!(again["stores"][0]["removed"], json!([]));
@@ -70,7 +70,7 @@ async fn only_what_no_rule_keeps_goes_and_a_dry_run_tells_it_before() {
     assert!(output.status.code() == Some(1) && text(&output.stderr).contains("--yes"), "{}", text(&output.stderr));
     let output = bullwork(&setup, &[("BACKUP_KEEP_LAST", "1")], &["backup", "prune", "--yes"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(listed(&setup).await, [&names[2], &names[5]], "the newest, and the newest proven one");
+    assert_eq!(listed(&setup).await, [names[2].as_str(), &names[5]], "the newest, and the newest proven one");
 }
 
 #[tokio::test]
