@@ -88,8 +88,6 @@ async fn wrong_keys_buckets_and_servers_are_told_without_the_secret() {
     let elsewhere = bullwork::storage::open("s3://other-bucket", &server.options()).unwrap();
     let error = elsewhere.list("").await.unwrap_err();
     assert!(error.to_string().contains("there is no bucket `other-bucket`"), "{error}");
-    let error = elsewhere.create("x", Bytes::from_static(b"x")).await.unwrap_err();
-    assert!(matches!(error.fault, Fault::Refused(_)), "{error}");
 
     let closed = server.options_at(crate::support::free_port());
     let store = server.store_with(&closed);
