@@ -53,6 +53,7 @@ pub mod pattern;
 pub mod prune;
 pub mod psql;
 pub mod reading;
+mod report;
 pub mod restore;
 pub mod retention;
 mod roles;
@@ -73,8 +74,7 @@ pub mod watchdog;
 use std::path::PathBuf;
 
 use chrono::Utc;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::postgres::{Database, PostgresError};
 use crate::replication::settings::TableName;
@@ -83,11 +83,13 @@ use crate::storage::StorageError;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
 
+pub use report::{Ending, Report};
+
 use archive::{Made, Task};
 use baseline::{BaselineError, Held, State};
 use dump::DumpError;
 use fixture::{FixtureError, Group};
-use manifest::{Manifest, Reason};
+use manifest::Reason;
 use name::{Compression, Name, Sealing};
 use pattern::Business;
 use reading::{Begun, Reading};
@@ -128,74 +130,6 @@ pub struct Request {
     pub force: bool,
     /// Words to be kept with it.
     pub annotation: Option<String>,
-}
-
-/// How a run ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ending {
-    /// The newest archive holds what the database holds.
-    Unchanged,
-    /// There is a new one, which does.
-    Archived,
-    /// Another run is at it.
-    Skipped,
-}
-
-/// What a run came to.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// In a word.
-    pub result: Ending,
-    /// And why.
-    pub reason: String,
-    /// The newest archive.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub archive: Option<Name>,
-    /// Business tables that differed.
-    pub changed_tables: Vec<String>,
-    /// Whether definitions differed.
-    pub definitions_changed: bool,
-    /// Bytes uploaded.
-    pub bytes: u64,
-    /// Bytes before they were made smaller.
-    pub plain_bytes: u64,
-    /// Groups without a fixture.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub empty_groups: Vec<String>,
-    /// Milliseconds of each stage.
-    pub stages: Map<String, Value>,
-    /// Milliseconds in all.
-    pub milliseconds: u64,
-}
-
-impl Report {
-    fn new(result: Ending, reason: impl Into<String>, archive: Option<Name>) -> Self {
-        Report {
-            result,
-            reason: reason.into(),
-            archive,
-            changed_tables: Vec::new(),
-            definitions_changed: false,
-            bytes: 0,
-            plain_bytes: 0,
-            empty_groups: Vec::new(),
-            stages: Map::new(),
-            milliseconds: 0,
-        }
-    }
-
-    fn archived(manifest: Manifest, reason: String) -> Self {
-        Report {
-            changed_tables: manifest.changed_tables,
-            definitions_changed: manifest.definitions_changed,
-            bytes: manifest.stored.bytes,
-            plain_bytes: manifest.plain.bytes,
-            empty_groups: manifest.empty_groups,
-            ..Report::new(Ending::Archived, reason, Some(manifest.archive))
-        }
-    }
 }
 
 /// Why there is no archive, or not where it should be.

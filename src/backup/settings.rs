@@ -63,6 +63,9 @@ pub static BACKUP_PLAIN: Setting = Setting::new(
 )
 .default("false");
 
+/// What a verb or a job says that has no store to work with.
+pub const NO_STORE: &str = "no store is configured; set BACKUP_STORE or S3_BUCKET_NAME";
+
 /// Whether backups are configured at all.
 #[must_use]
 pub fn wanted(reader: &Reader<'_>) -> bool {

@@ -101,7 +101,7 @@ impl JobKind for BackupKind {
 
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
         let Some(backup) = &self.backup else {
-            return Ok(Outcome::Refuse("no store is configured; set BACKUP_STORE or S3_BUCKET_NAME".to_owned()));
+            return Ok(Outcome::Refuse(backup::NO_STORE.to_owned()));
         };
         let Payload { force, annotation } = ctx.payload.clone();
         if annotation.as_ref().is_some_and(|text| text.chars().count() > ANNOTATION) {

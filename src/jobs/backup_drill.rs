@@ -96,7 +96,7 @@ impl JobKind for BackupDrill {
 
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
         let Some(shelf) = &self.shelf else {
-            return Ok(Outcome::Refuse("no store is configured; set BACKUP_STORE or S3_BUCKET_NAME".to_owned()));
+            return Ok(Outcome::Refuse(backup::NO_STORE.to_owned()));
         };
         let archive = match ctx.run.unless_stopped(ctx.payload.archive.find(shelf)).await? {
             Ok(archive) => archive,

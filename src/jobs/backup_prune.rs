@@ -76,7 +76,7 @@ impl JobKind for BackupPrune {
 
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
         if self.shelves.is_empty() {
-            return Ok(Outcome::Refuse("no store is configured; set BACKUP_STORE or S3_BUCKET_NAME".to_owned()));
+            return Ok(Outcome::Refuse(backup::NO_STORE.to_owned()));
         }
         let Some(rules) = &self.rules else {
             let way_out = "set one of BACKUP_KEEP_LAST, …_HOURLY, …_DAILY, …_WEEKLY, …_MONTHLY, …_YEARLY";

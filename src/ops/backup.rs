@@ -63,7 +63,7 @@ pub struct Shown {
 /// # Errors
 /// When none is configured; what is wrong with the configuration is in `reader`.
 pub fn shelf(reader: &Reader<'_>) -> anyhow::Result<Option<Shelf>> {
-    anyhow::ensure!(settings::wanted(reader), "no store is configured; set BACKUP_STORE or S3_BUCKET_NAME");
+    anyhow::ensure!(settings::wanted(reader), settings::NO_STORE);
     Ok(settings::shelf(reader))
 }
 
