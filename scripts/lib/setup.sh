@@ -118,12 +118,6 @@ want_pgbouncer() {
     has pgbouncer || note "without pgbouncer: the test that meets a pooler says NOT RUN"
 }
 
-# A library that changes what a process believes to be the time, for the tests of clocks that jump.
-want_faketime() {
-    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || apt_install libfaketime ||
-        note "without libfaketime: the tests of clocks that jump say NOT RUN"
-}
-
 # What seals and opens archives beside us, for the tests that compare: no package of theirs starts anything.
 want_seals() {
     has gpg || apt_install gnupg || note "without gpg (Debian: gnupg) the tests of OpenPGP say NOT RUN"

@@ -1,9 +1,11 @@
 //! The clocks of the target and of ours jump back and forth while copies are built and change places.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::process::Command;
 
@@ -12,31 +14,38 @@ use super::swap::{LOOK, SOURCE, assert_one_day, next_day};
 use super::text;
 use crate::support::postgres::Cluster;
 
-/// The library that changes the time of a process, where it is installed.
-fn library() -> Option<PathBuf> {
-    let found = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-    found.into_iter().find(|path| path.exists())
+const DAY: i64 = 24 * 60 * 60;
+
+/// Builds the library that shifts the clock of a process. Where Rust programs are linked, there is a C compiler.
+async fn library(directory: &Path) -> PathBuf {
+    let library = directory.join("clock.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/clock.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output().await.unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    library
 }
 
-/// A process whose clock follows the file. Its monotonic clock goes on, as it does on a machine whose clock is set.
-fn environment(library: &Path, file: &Path) -> Vec<(String, String)> {
-    [
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+/// The clock of some processes. Their monotonic clock goes on, as it does on a machine whose clock is set.
+struct Clock {
+    file: File,
+    environment: Vec<(String, String)>,
 }
 
-fn set(file: &Path, offset: &str) {
-    // At once: a half-written file would be no time at all.
-    let new = file.with_extension("new");
-    std::fs::write(&new, format!("{offset}\n")).unwrap();
-    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    std::fs::rename(&new, file).unwrap();
+impl Clock {
+    fn new(library: &Path, path: &Path) -> Clock {
+        let file = OpenOptions::new().write(true).create_new(true).open(path).unwrap();
+        file.set_permissions(PermissionsExt::from_mode(0o644)).unwrap();
+        let environment = [("LD_PRELOAD", library), ("CLOCK_OFFSET_FILE", path)];
+        let clock =
+            Clock { file, environment: environment.map(|(name, value)| (name.to_owned(), value.display().to_string())).to_vec() };
+        clock.set(0);
+        clock
+    }
+
+    /// That many seconds before or after the true time. In place: the processes have the file mapped.
+    fn set(&self, offset: i64) {
+        self.file.write_all_at(&offset.to_ne_bytes(), 0).unwrap();
+    }
 }
 
 async fn bullwork(world: &World, warehouse: &Cluster, clock: &[(String, String)], verbs: &[&str]) -> (bool, String) {
@@ -57,33 +66,35 @@ async fn bullwork(world: &World, warehouse: &Cluster, clock: &[(String, String)]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_jump_back_and_forth_change_nothing_but_the_times_that_are_told() {
-    let Some(library) = library() else {
-        println!("NOT RUN: libfaketime is not installed (Debian: libfaketime)");
-        return;
-    };
     let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let (theirs, ours) = (directory.path().join("theirs"), directory.path().join("ours"));
-    set(&theirs, "+0");
-    set(&ours, "+0");
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let library = library(directory.path()).await;
+    let theirs = Clock::new(&library, &directory.path().join("theirs"));
+    let ours = Clock::new(&library, &directory.path().join("ours"));
     let mut world = World::new().await;
-    let warehouse = Cluster::start_in(environment(&library, &theirs), &[]);
+    let warehouse = Cluster::start_in(theirs.environment.clone(), &[]);
     world.target = warehouse.create("to").await;
     world.on_source(SOURCE).await;
-    let clock = environment(&library, &ours);
+    let clock = ours.environment.clone();
     let (good, told) = bullwork(&world, &warehouse, &clock, &["run", "full-replication"]).await;
     assert!(good, "{told}");
 
+    // A clock that does not follow would prove nothing.
+    const AHEAD: &str = "select (now() - interval '399 days' > to_timestamp($1::float8))::text";
+    theirs.set(400 * DAY);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let ahead: String = world.target.query_one(AHEAD, &[&now]).await.unwrap().get(0);
+    assert_eq!(ahead, "true", "the server's clock follows the file");
     let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, files) = (stop.clone(), (theirs.clone(), ours.clone()));
+    let stopped = stop.clone();
     let jumping = tokio::spawn(async move {
-        let offsets = ["+400d", "-30d", "+0", "-400d", "+1d", "-1h"];
+        let offsets = [400 * DAY, -30 * DAY, 0, -400 * DAY, DAY, -DAY / 24];
         for turn in 0.. {
             if stopped.load(Ordering::Relaxed) {
                 return;
             }
-            set(&files.0, offsets[turn % offsets.len()]);
-            set(&files.1, offsets[(turn + 2) % offsets.len()]);
+            theirs.set(offsets[turn % offsets.len()]);
+            ours.set(offsets[(turn + 2) % offsets.len()]);
             tokio::time::sleep(Duration::from_millis(70)).await;
         }
     });
