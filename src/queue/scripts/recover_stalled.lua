@@ -27,31 +27,39 @@ local active, times = redis.call('LRANGE', q.active, -LOOK, -1), {}
 for _, id in ipairs(active) do
   times[id] = (times[id] or 0) + 1
 end
-local requeued, failed, living = {}, {}, {}
+local requeued, failed, living, left = {}, {}, {}, {}
+local seen = {}
 for _, id in ipairs(active) do
+  if not seen[id] then
+    seen[id] = true
+    if redis.call('SISMEMBER', q.stalled, id) == 0 or redis.call('PTTL', q.prefix .. id .. ':lock') >= 0 then
+      table.insert(living, id)
+    else
+      table.insert(left, id)
+    end
+  end
+end
+-- From the end at which they are looked for, so that each is found at once.
+for i = #left, 1, -1 do
+  redis.call('LREM', q.active, -times[left[i]], left[i])
+end
+for _, id in ipairs(left) do
   local job = q.prefix .. id
-  local here = times[id]
-  times[id] = nil
-  if here and (redis.call('SISMEMBER', q.stalled, id) == 0 or redis.call('PTTL', job .. ':lock') >= 0) then
-    table.insert(living, id)
-  elseif here then
-    redis.call('LREM', q.active, -here, id)
-    redis.call('DEL', job .. ':lock')
-    if is_hash(job) then
-      -- Whatever else stands there would never reach the limit.
-      local count = number_of(redis.call('HGET', job, 'stalledCounter'), 0)
-      count = (count > 0 and count or 0) + 1
-      redis.call('HSET', job, 'stalledCounter', string.format('%.0f', count))
-      if count > tonumber(ARGV[5]) then
-        local keep, age = retention(job, 'removeOnFail')
-        finish(q, q.failed, id, ARGV[3], 'failedReason', REASON, keep, age)
-        redis.call('PUBLISH', q.prefix .. 'failed', '{"jobId":' .. cjson.encode(id) .. ', "val": "' .. MESSAGE .. '"}')
-        table.insert(failed, id)
-      else
-        push_before_its_equals(q, id, number_of(redis.call('HGET', job, 'priority'), 0))
-        redis.call('PUBLISH', q.prefix .. 'stalled@', id)
-        table.insert(requeued, id)
-      end
+  redis.call('DEL', job .. ':lock')
+  if is_hash(job) then
+    -- Whatever else stands there would never reach the limit.
+    local count = number_of(redis.call('HGET', job, 'stalledCounter'), 0)
+    count = (count > 0 and count or 0) + 1
+    redis.call('HSET', job, 'stalledCounter', string.format('%.0f', count))
+    if count > tonumber(ARGV[5]) then
+      local keep, age = retention(job, 'removeOnFail')
+      finish(q, q.failed, id, ARGV[3], 'failedReason', REASON, keep, age)
+      redis.call('PUBLISH', q.prefix .. 'failed', '{"jobId":' .. cjson.encode(id) .. ', "val": "' .. MESSAGE .. '"}')
+      table.insert(failed, id)
+    else
+      push_before_its_equals(q, id, number_of(redis.call('HGET', job, 'priority'), 0))
+      redis.call('PUBLISH', q.prefix .. 'stalled@', id)
+      table.insert(requeued, id)
     end
   end
 end
