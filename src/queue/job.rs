@@ -79,6 +79,8 @@ pub struct Job {
     pub stalled_counter: u32,
     /// When it was last retried by hand.
     pub retried_on: Option<Millis>,
+    /// Id of the debounce that it was added with.
+    pub debounce: Option<String>,
 }
 
 impl Job {
@@ -106,6 +108,7 @@ impl Job {
                 b"stacktrace" => job.stacktrace = stack_traces(&text),
                 b"returnvalue" => job.return_value = json(&text),
                 b"stalledCounter" => job.stalled_counter = small(&text),
+                b"deid" => job.debounce = Some(text),
                 b"retriedOn" => job.retried_on = leading_integer(&text),
                 _ => {}
             }

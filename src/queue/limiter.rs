@@ -74,7 +74,7 @@ impl Queue {
                 .arg(u8::from(limiter.bounce_back));
             let answer = self.run(claimed.unwrap_or_default(), &call).await?;
             if answer.code != 3 {
-                return self.taken(answer, call.now).await;
+                return self.looked(answer).await;
             }
         }
     }

@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use redis::{Arg, ToRedisArgs, Value};
 
 use super::{Queue, QueueError};
-use crate::clock::Millis;
 
 const NO_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
 /// How often a script is sent to a server that forgets it at once.
@@ -67,8 +66,6 @@ pub(super) const NO_MORE: &[&str] = &[];
 pub(super) struct Call {
     script: &'static Script,
     command: redis::Cmd,
-    /// The time it was given.
-    pub(super) now: Millis,
 }
 
 impl Call {
@@ -76,6 +73,20 @@ impl Call {
         self.command.arg(argument);
         self
     }
+}
+
+/// What a refusal that needs no more words means for the job `id`; nothing when `code` is none.
+pub(super) fn refused(code: i64, id: &str) -> Option<QueueError> {
+    Some(match code {
+        0.. => return None,
+        -1 => QueueError::Missing(id.to_owned()),
+        -2 | -6 => QueueError::LockLost(id.to_owned()),
+        -3 => QueueError::NotActive(id.to_owned()),
+        -4 => QueueError::NotDelayed(id.to_owned()),
+        -5 => QueueError::Locked(id.to_owned()),
+        -7 => QueueError::NotFinished(id.to_owned()),
+        other => QueueError::Answer(format!("code {other}")),
+    })
 }
 
 /// What a script answered, when it did not refuse.
@@ -98,18 +109,14 @@ impl Answer {
 
     /// The answer, unless it is a refusal; `id` is the job it is about.
     pub(super) fn accepted(mut self, id: &str) -> Result<Answer, QueueError> {
-        match self.code {
-            0.. => Ok(self),
-            -1 => Err(QueueError::Missing(id.to_owned())),
-            -2 | -6 => Err(QueueError::LockLost(id.to_owned())),
-            -3 => Err(QueueError::NotActive(id.to_owned())),
-            -4 => Err(QueueError::NotDelayed(id.to_owned())),
-            -5 => Err(QueueError::Locked(id.to_owned())),
-            -8 => Err(QueueError::ActiveJobs(self.text()?.parse().unwrap_or(0))),
-            -7 => Err(QueueError::NotFinished(id.to_owned())),
-            -9 => Err(QueueError::WrongType(self.text()?)),
-            other => Err(QueueError::Answer(format!("code {other}"))),
-        }
+        Err(match self.code {
+            -8 => QueueError::ActiveJobs(self.text()?.parse().unwrap_or(0)),
+            -9 => QueueError::WrongType(self.text()?),
+            code => match refused(code, id) {
+                Some(error) => error,
+                None => return Ok(self),
+            },
+        })
     }
 
     /// The next text of the answer.
@@ -117,11 +124,12 @@ impl Answer {
         self.rest.next().map(text_of).ok_or_else(|| QueueError::Answer("it is too short".into()))
     }
 
-    /// The next text of the answer when it is UTF-8, else as it is.
-    pub(super) fn id(&mut self) -> Result<Result<String, Vec<u8>>, QueueError> {
+    /// The next text of the answer as it is.
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, QueueError> {
         match self.rest.next() {
-            Some(Value::BulkString(bytes)) => Ok(String::from_utf8(bytes).map_err(std::string::FromUtf8Error::into_bytes)),
-            other => other.map(|value| Ok(text_of(value))).ok_or_else(|| QueueError::Answer("it is too short".into())),
+            Some(Value::BulkString(bytes)) => Ok(bytes),
+            Some(other) => Ok(text_of(other).into_bytes()),
+            None => Err(QueueError::Answer("it is too short".into())),
         }
     }
 
@@ -166,9 +174,8 @@ impl Queue {
         for key in more {
             command.arg(key.as_ref());
         }
-        let now = self.clock().now();
-        command.arg(self.keys().base()).arg(self.publisher()).arg(now);
-        Call { script, command, now }
+        command.arg(self.keys().base()).arg(self.publisher()).arg(self.clock().now());
+        Call { script, command }
     }
 
     /// Runs a script; `id` is the job it is about, for the refusals.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use redis::Value;
+use serde_json::json;
 
 use super::job::Job;
 use super::scripts::{Answer, NO_MORE};
 use super::{Queue, QueueError, scripts};
-use crate::clock::Millis;
 
 /// Whether a job may be taken while another one is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,34 +80,40 @@ impl Queue {
             if answer.code == 3 {
                 continue;
             }
-            return self.taken(answer, call.now).await;
+            return self.looked(answer).await;
         }
     }
 
-    pub(super) async fn taken(&self, mut answer: Answer, now: Millis) -> Result<Taken, QueueError> {
+    /// What a script that takes one job answered.
+    pub(super) async fn looked(&self, mut answer: Answer) -> Result<Taken, QueueError> {
         match answer.code {
             1 => Ok(Taken::Busy),
             2 => {
-                self.took(true);
-                let id = match answer.id()? {
-                    Ok(id) => id,
-                    Err(bytes) => {
-                        self.set_aside(&bytes).await?;
-                        return Ok(Taken::Empty);
-                    }
-                };
-                let fields = answer.values().next().unwrap_or(redis::Value::Nil);
-                let mut job = Job::from_fields(&id, fields).ok_or(QueueError::Missing(id))?;
-                // The script read the fields before it wrote this one.
-                job.processed_on = Some(now);
-                Ok(Taken::Job(Box::new(job)))
+                let id = answer.bytes()?;
+                self.taken(id, answer.values().next().unwrap_or(Value::Nil)).await
             }
             4 => Ok(Taken::Limited(Duration::from_millis(u64::try_from(answer.number()?).unwrap_or(1)))),
-            _ => {
-                self.took(false);
+            _ => self.nothing_taken(),
+        }
+    }
+
+    async fn taken(&self, id: Vec<u8>, fields: Value) -> Result<Taken, QueueError> {
+        self.took(true);
+        match String::from_utf8(id) {
+            Ok(id) => match Job::from_fields(&id, fields) {
+                Some(job) => Ok(Taken::Job(Box::new(job))),
+                None => Err(QueueError::Missing(id)),
+            },
+            Err(error) => {
+                self.set_aside(error.as_bytes()).await?;
                 Ok(Taken::Empty)
             }
         }
+    }
+
+    fn nothing_taken(&self) -> Result<Taken, QueueError> {
+        self.took(false);
+        Ok(Taken::Empty)
     }
 
     /// Fails a job in `active` whose id is no UTF-8, so that no program can name it: it would stall again and again.
@@ -120,7 +126,7 @@ impl Queue {
         let mut pipe = redis::pipe();
         pipe.atomic().lrem(self.keys().of("active"), -1, id).del(lock);
         pipe.hset(&job, "failedReason", REASON).hset(&job, "finishedOn", now).zadd(self.keys().of("failed"), id, now);
-        pipe.query_async::<redis::Value>(&mut self.connection().await?).await?;
+        pipe.query_async::<Value>(&mut self.connection().await?).await?;
         Ok(())
     }
 
@@ -131,7 +137,7 @@ impl Queue {
         }
         let mut call = self.call(&scripts::CLAIM, &[self.keys().job(id), self.keys().lock(id), self.keys().of("paused")]);
         call.arg(id).arg(token).arg(milliseconds(lock));
-        self.taken(self.run(id, &call).await?, call.now).await
+        self.looked(self.run(id, &call).await?).await
     }
 
     /// Completes `job` as [`Queue::complete`] does and takes the next one in the same step, for the run `next`.
@@ -142,7 +148,7 @@ impl Queue {
         &self,
         job: &Job,
         token: &str,
-        value: &Value,
+        value: &serde_json::Value,
         next: &str,
         lock: Duration,
     ) -> Result<Taken, QueueError> {
@@ -168,16 +174,23 @@ impl Queue {
         for Turn { job, token, result, next } in turns {
             let (count, age) = job.keep_completed().limits();
             call.arg(&job.id).arg(*token).arg(*result).arg(json!({"jobId": job.id, "val": result}).to_string());
-            call.arg(count).arg(age).arg(*next);
+            call.arg(count).arg(age).arg(job.debounce.as_deref().unwrap_or_default()).arg(*next);
         }
-        let now = call.now;
         let id = turns.first().map_or("", |turn| &turn.job.id);
         let mut answers = self.run(id, &call).await?.values();
-        let mut all = Vec::with_capacity(turns.len());
+        let mut turned = Vec::with_capacity(turns.len());
         for turn in turns {
-            let answer = Answer::of(answers.next().unwrap_or(redis::Value::Nil)).and_then(|answer| answer.accepted(&turn.job.id));
-            all.push(match answer {
-                Ok(answer) => self.taken(answer, now).await,
+            turned.push(match answers.next() {
+                Some(Value::BulkString(id)) => Ok(Some(id)),
+                Some(Value::Int(code)) => scripts::refused(code, &turn.job.id).map_or(Ok(None), Err),
+                other => Err(QueueError::Answer(format!("{other:?} instead of an id"))),
+            });
+        }
+        let mut all = Vec::with_capacity(turns.len());
+        for turned in turned {
+            all.push(match turned {
+                Ok(Some(id)) => self.taken(id, answers.next().unwrap_or(Value::Nil)).await,
+                Ok(None) => self.nothing_taken(),
                 Err(error) => Err(error),
             });
         }

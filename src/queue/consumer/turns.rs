@@ -78,8 +78,14 @@ async fn serve(queue: Queue, lock: Duration, most: usize, mut arriving: mpsc::Un
     loop {
         let mut ended = Vec::new();
         tokio::select! {
-            _ = under_way.next(), if !under_way.is_empty() => continue,
+            biased;
             count = arriving.recv_many(&mut ended, most), if under_way.len() < UNDER_WAY => if count == 0 { break },
+            _ = under_way.next(), if !under_way.is_empty() => {
+                // The runs that were told now end first, when they do little: another answer may be here already, and Redis
+                // would have nothing to do while both are looked at. It would answer both together then, for ever.
+                tokio::task::yield_now().await;
+                continue;
+            }
         }
         if ended.len() < most {
             // Those that are about to end in this turn of the runtime come along.
@@ -90,7 +96,12 @@ async fn serve(queue: Queue, lock: Duration, most: usize, mut arriving: mpsc::Un
                 ended.push(run);
             }
         }
-        under_way.push(answer(&queue, ended, lock));
+        let mut step = Box::pin(answer(&queue, ended, lock));
+        if futures_util::poll!(&mut step).is_pending() {
+            under_way.push(step);
+            // It is sent before anything else is looked at.
+            tokio::task::yield_now().await;
+        }
     }
     while under_way.next().await.is_some() {}
 }

@@ -1,24 +1,14 @@
--- Beginning a run.
+-- Beginning runs.
 
-local function has_priority(fields)
-  for i = 1, #fields, 2 do
-    if fields[i] == 'priority' then
-      return fields[i + 1] ~= '0'
-    end
-  end
-end
-
--- Gives the job in active, whose fields are these, to the run that `token` names: {2, id, fields}, without processedOn,
--- which is `now`.
-local function begin_run(q, id, fields, token, lock, now)
+-- Gives the job `id`, which is or will be in active, to the run that `token` names; false when its key holds no hash.
+local function begin_run(q, id, token, lock, now)
   local job = q.prefix .. id
-  redis.call('SET', job .. ':lock', token, 'PX', lock)
-  if has_priority(fields) then
-    redis.pcall('ZREM', q.priority, id)
+  if type(redis.pcall('HSET', job, 'processedOn', now)) == 'table' then
+    return false
   end
-  redis.call('HSET', job, 'processedOn', now)
+  redis.call('SET', job .. ':lock', token, 'PX', lock)
   redis.call('PUBLISH', q.prefix .. 'active@' .. q.publisher, id)
-  return {2, id, fields}
+  return true
 end
 
 -- The fields of a job; nil when there is no such job.
@@ -29,20 +19,35 @@ local function fields_of(job)
   end
 end
 
--- Takes the next job: as `begin_run`, or {0} nothing waits, {3} look again, or Redis's error. Ids without a job are dropped
--- instead of running as empty jobs, at most 1000.
-local function take_next(q, token, lock, now)
-  for _ = 1, 1000 do
-    local id = redis.pcall('RPOPLPUSH', q.wait, q.active)
-    if type(id) ~= 'string' then
-      return id or {0}
+-- Takes the next jobs, in turn for the runs that `tokens` name: their ids, less of them when no more wait. Then whether one
+-- should look again, or Redis's error. Ids without a job are dropped instead of running as empty jobs, some 1000 at most.
+-- The caller has seen that active is a list.
+local function take_next(q, tokens, lock, now)
+  local taken, looks = {}, 0
+  while #taken < #tokens do
+    looks = looks + 1
+    if looks > 1000 then
+      return taken, true
     end
-    local fields = fields_of(q.prefix .. id)
-    if fields then
-      return begin_run(q, id, fields, token, lock, now)
+    local ids = redis.pcall('RPOP', q.wait, #tokens - #taken)
+    if not ids or ids.err then
+      return taken, false, ids or nil
     end
-    redis.call('LPOP', q.active)
-    redis.pcall('ZREM', q.priority, id)
+    local jobs = {}
+    for i, id in ipairs(ids) do
+      jobs[i] = q.prefix .. id
+    end
+    local all = redis.call('EXISTS', unpack(jobs)) == #jobs
+    local before = #taken
+    for i, id in ipairs(ids) do
+      if (all or redis.call('EXISTS', jobs[i]) == 1) and begin_run(q, id, tokens[#taken + 1], lock, now) then
+        taken[#taken + 1] = id
+      end
+    end
+    if #taken > before then
+      redis.call('LPUSH', q.active, unpack(taken, before + 1))
+    end
+    redis.pcall('ZREM', q.priority, unpack(ids))
   end
-  return {3}
+  return taken, false
 end

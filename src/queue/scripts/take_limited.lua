@@ -69,8 +69,7 @@ for _ = 1, 1000 do
     end
     return {0}
   end
-  local fields = fields_of(q.prefix .. id)
-  if not fields then
+  if not is_hash(q.prefix .. id) then
     leave(id)
     redis.call('ZREM', q.priority, id)
   else
@@ -93,7 +92,9 @@ for _ = 1, 1000 do
       else
         redis.call('RPOPLPUSH', q.wait, q.active)
       end
-      return begin_run(q, id, fields, ARGV[4], ARGV[5], ARGV[3])
+      redis.call('ZREM', q.priority, id)
+      begin_run(q, id, ARGV[4], ARGV[5], ARGV[3])
+      return {2, id, fields_of(q.prefix .. id)}
     end
     if not grouped or stays then
       if claimed then
