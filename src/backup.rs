@@ -37,6 +37,7 @@
 mod archive;
 pub mod baseline;
 pub mod choice;
+mod columns;
 pub mod destination;
 pub mod drill;
 pub mod dump;

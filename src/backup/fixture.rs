@@ -11,6 +11,7 @@ use futures_util::{TryStreamExt as _, pin_mut};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
+use super::columns::{self, Column, oid};
 use super::manifest::MemberKind;
 use super::squeeze::SqueezeError;
 use super::tar::Tar;
@@ -140,45 +141,10 @@ struct Source {
     sql: String,
 }
 
-/// Columns of a table with what decides how they are written, and their places in the key (whose array begins at 0). Generated ones are left out: they cannot be loaded.
-const COLUMNS: &str = "
-select a.attname::text, t.typtype::text, t.oid, coalesce(e.oid, 0), coalesce(e.typtype::text, ''),
-       coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)
-  from pg_attribute a
-  join lateral (with recursive base(oid, typtype, typbasetype, typelem, typcategory) as (
-           select y.oid, y.typtype, y.typbasetype, y.typelem, y.typcategory from pg_type y where y.oid = a.atttypid
-           union all select y.oid, y.typtype, y.typbasetype, y.typelem, y.typcategory from pg_type y join base b on y.oid = b.typbasetype)
-         select * from base where typtype <> 'd') t on true
-  left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
-  left join pg_index i on i.indrelid = a.attrelid and i.indisprimary
- where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-   and coalesce(to_jsonb(a) ->> 'attgenerated', '') = ''
- order by a.attnum";
-pub(super) const TABLE: &str = "select c.oid, n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-    where c.relkind in ('r', 'p') and c.relpersistence <> 't' \
-    and (n.nspname = 'public' and c.relname = $1 or n.nspname || '.' || c.relname = $1) \
-    order by n.nspname = 'public' desc limit 1";
 const REFERENCES: &str = "select distinct conrelid, confrelid from pg_constraint where contype = 'f' and conrelid <> confrelid and conrelid = any($1) and confrelid = any($1)";
 
-/// Types by their fixed numbers.
-pub(super) mod oid {
-    pub(in crate::backup) const BOOL: u32 = 16;
-    pub(in crate::backup) const BYTEA: u32 = 17;
-    pub(in crate::backup) const NUMBERS: [u32; 6] = [20, 21, 23, 26, 700, 701];
-    pub(in crate::backup) const NUMERIC: u32 = 1700;
-    pub(in crate::backup) const INTERVAL: u32 = 1186;
-    pub(in crate::backup) const MONEY: u32 = 790;
-}
-
-struct ColumnType {
-    kind: String,
-    oid: u32,
-    element: u32,
-    element_kind: String,
-}
-
 /// How a value becomes JSON.
-fn value(column: &str, of: &ColumnType) -> String {
+fn value(column: &str, of: &Column) -> String {
     let base64 = |v: &str| format!("translate(encode({v}, 'base64'), E'\\n', '')");
     if of.element != 0 {
         // Django keeps the elements inside a text, and reads each as its own type does.
@@ -208,35 +174,28 @@ fn value(column: &str, of: &ColumnType) -> String {
 
 /// The query whose only column is a row of the fixture.
 async fn query(client: &Client, name: &TableName, oid: u32, wanted: &Wanted) -> Result<String, FixtureError> {
-    let rows = client.query(COLUMNS, &[&oid]).await.doing(|| format!("reading the columns of `{name}`"))?;
-    let columns: Vec<(String, ColumnType, i32)> = rows
-        .iter()
-        .map(|row| {
-            let of = ColumnType { kind: row.get(1), oid: row.get(2), element: row.get(3), element_kind: row.get(4) };
-            (row.get(0), of, row.get(5))
-        })
-        .collect();
-    if let Some(column) = wanted.fields.keys().find(|column| !columns.iter().any(|(name, ..)| name == *column)) {
+    let mut columns = columns::columns(client, oid, name).await?;
+    columns.retain(|column| !column.generated);
+    if let Some(column) = wanted.fields.keys().find(|wanted| !columns.iter().any(|column| column.name == **wanted)) {
         return Err(FixtureError::UnknownColumn { table: name.to_string(), column: column.clone() });
     }
-    let qualified = |column: &str| format!("t.{}", quote_identifier(column));
-    let mut key: Vec<&(String, ColumnType, i32)> = columns.iter().filter(|(_, _, place)| *place > 0).collect();
-    key.sort_by_key(|(_, _, place)| *place);
-    let (pk, order) = match key.as_slice() {
-        [] => ("null".to_owned(), columns.iter().map(|(column, ..)| format!("{}::text", qualified(column))).collect()),
-        [(column, of, _)] => (value(&qualified(column), of), vec![qualified(column)]),
+    let qualified = |column: &Column| format!("t.{}", quote_identifier(&column.name));
+    let key = columns::key(&columns);
+    let (pk, order): (String, Vec<String>) = match key.as_slice() {
+        [] => ("null".to_owned(), columns.iter().map(|column| format!("{}::text", qualified(column))).collect()),
+        [only] => (value(&qualified(only), only), vec![qualified(only)]),
         several => {
-            let parts: Vec<String> = several.iter().map(|(column, of, _)| value(&qualified(column), of)).collect();
-            (format!("json_build_array({})", parts.join(", ")), several.iter().map(|(c, ..)| qualified(c)).collect::<Vec<_>>())
+            let parts: Vec<String> = several.iter().map(|column| value(&qualified(column), column)).collect();
+            (format!("json_build_array({})", parts.join(", ")), several.iter().map(|column| qualified(column)).collect())
         }
     };
     // A key of one column is `pk` and no field.
     let fields: Vec<String> = columns
         .iter()
-        .filter(|(_, _, place)| !(*place > 0 && key.len() == 1))
-        .map(|(column, of, _)| {
-            let field = wanted.fields.get(column).unwrap_or(column);
-            format!("{} as {}", value(&qualified(column), of), quote_identifier(field))
+        .filter(|column| !(column.key_place > 0 && key.len() == 1))
+        .map(|column| {
+            let field = wanted.fields.get(&column.name).unwrap_or(&column.name);
+            format!("{} as {}", value(&qualified(column), column), quote_identifier(field))
         })
         .collect();
     let model = quote_literal(&wanted.model);
@@ -256,12 +215,9 @@ pub(super) async fn prepare(client: &Client, groups: &[Group]) -> Result<Vec<Fix
     for group in groups {
         let (mut sources, mut oids) = (Vec::new(), Vec::new());
         for wanted in &group.tables {
-            let row =
-                client.query_opt(TABLE, &[&wanted.table]).await.doing(|| "looking for the tables of fixtures".to_owned())?;
-            let Some(row) = row else {
+            let Some((oid, name)) = columns::table(client, &wanted.table).await? else {
                 return Err(FixtureError::Unknown { group: group.name.clone(), table: wanted.table.clone() });
             };
-            let (oid, name) = (row.get(0), TableName { schema: row.get(1), name: row.get(2) });
             sources.push(Source { sql: query(client, &name, oid, wanted).await?, name });
             oids.push(oid);
         }

@@ -5,42 +5,15 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
 
-use super::fixture::{TABLE, oid};
+use super::columns::{self, Column, oid};
 use super::loading::LoadError;
 use crate::postgres::{Doing, PostgresError, quote_identifier, quote_literal};
 use crate::replication::settings::TableName;
 
-/// Columns with the type under their domain, and their place in the primary key.
-const COLUMNS: &str = "
-select a.attname::text, format_type(a.atttypid, a.atttypmod), t.typtype::text, t.oid, coalesce(e.oid, 0),
-       coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0), a.attidentity::text = 'a'
-  from pg_attribute a
-  join lateral (with recursive base(oid, typtype, typbasetype, typelem, typcategory) as (
-           select y.oid, y.typtype, y.typbasetype, y.typelem, y.typcategory from pg_type y where y.oid = a.atttypid
-           union all select y.oid, y.typtype, y.typbasetype, y.typelem, y.typcategory from pg_type y join base b on y.oid = b.typbasetype)
-         select * from base where typtype <> 'd') t on true
-  left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
-  left join pg_index i on i.indrelid = a.attrelid and i.indisprimary
- where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
- order by a.attnum";
 /// Sequences that number a column upwards.
 const SEQUENCES: &str = "select a.attname::text, s.seqrelid::regclass::text from pg_attribute a
     join pg_sequence s on s.seqrelid = pg_get_serial_sequence(a.attrelid::regclass::text, a.attname)::regclass
     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped and s.seqincrement > 0";
-
-/// `json` and `jsonb`.
-const JSON: [u32; 2] = [114, 3802];
-
-struct Column {
-    name: String,
-    /// As SQL writes it.
-    of: String,
-    kind: String,
-    oid: u32,
-    element: u32,
-    key_place: i32,
-    always_numbered: bool,
-}
 
 /// A table and how it is filled.
 pub(super) struct Shape {
@@ -56,23 +29,12 @@ pub(super) struct Shape {
 impl Shape {
     /// Looks at the table called `shown`; `fields` are the names that its columns have in fixtures.
     pub(super) async fn read(client: &Client, shown: &str, fields: BTreeMap<String, String>) -> Result<Shape, LoadError> {
-        let doing = || format!("looking at table `{shown}`");
-        let Some(row) = client.query_opt(TABLE, &[&shown]).await.doing(doing)? else {
+        let Some((oid, name)) = columns::table(client, shown).await? else {
             return Err(LoadError::MissingTable(shown.to_owned()));
         };
-        let (oid, name) = (row.get(0), TableName { schema: row.get(1), name: row.get(2) });
-        let columns = client.query(COLUMNS, &[&oid]).await.doing(doing)?;
-        let columns = columns.iter().map(|row| Column {
-            name: row.get(0),
-            of: row.get(1),
-            kind: row.get(2),
-            oid: row.get(3),
-            element: row.get(4),
-            key_place: row.get(5),
-            always_numbered: row.get(6),
-        });
+        let columns = columns::columns(client, oid, &name).await?;
         let fields = fields.into_iter().map(|(column, field)| (field, column)).collect();
-        Ok(Shape { oid, shown: shown.to_owned(), name, columns: columns.collect(), fields })
+        Ok(Shape { oid, shown: shown.to_owned(), name, columns, fields })
     }
 
     /// Whether it holds anything.
@@ -90,18 +52,17 @@ impl Shape {
 
     /// The statement that takes a JSON list of rows with these fields as its only parameter; or the field that is no column.
     pub(super) fn insert(&self, fields: &[String]) -> Result<String, String> {
-        let mut key: Vec<&Column> = self.columns.iter().filter(|column| column.key_place > 0).collect();
-        key.sort_by_key(|column| column.key_place);
+        let key = columns::key(&self.columns);
         let mut values: Vec<(&Column, String)> = Vec::new();
         // A key of one column stands beside the fields.
         if let [only] = key.as_slice() {
-            values.push((only, only.read("r -> 'pk'", "r ->> 'pk'")));
+            values.push((only, read(only, "r -> 'pk'", "r ->> 'pk'")));
         }
         for field in fields {
             let column = self.column(field).ok_or_else(|| field.clone())?;
             let literal = quote_literal(field);
             let (json, text) = (format!("r -> 'fields' -> {literal}"), format!("r -> 'fields' ->> {literal}"));
-            values.push((column, column.read(&json, &text)));
+            values.push((column, read(column, &json, &text)));
         }
         let list = |columns: &mut dyn Iterator<Item = &Column>| {
             columns.map(|column| quote_identifier(&column.name)).collect::<Vec<_>>().join(", ")
@@ -142,49 +103,47 @@ impl Shape {
     }
 }
 
-impl Column {
-    /// SQL for the value, from expressions for it as JSON and as text.
-    fn read(&self, json: &str, text: &str) -> String {
-        let of = &self.of;
-        if self.element != 0 {
-            // The elements stand in a text that holds JSON.
-            return match self.element {
-                oid::BYTEA => format!(
-                    "(case when {text} is not null then (select coalesce(array_agg(decode(e, 'base64') order by i), '{{}}') \
-                     from json_array_elements_text(({text})::json) with ordinality a(e, i)) end)::{of}"
-                ),
-                element if element == oid::BOOL || oid::NUMBERS.contains(&element) => {
-                    format!("translate({text}, '[]', '{{}}')::{of}")
-                }
-                // A list in a list would come out as one text. The cast that fails tells so.
-                _ => format!(
-                    "(case when {text} is null then null \
-                     when exists (select from json_array_elements(({text})::json) e where json_typeof(e) = 'array') \
-                     then array[(left({text}, 50) || ' has more than one dimension, which fixtures cannot bring back')::int::text] \
-                     else (select coalesce(array_agg(e order by i), '{{}}') \
-                     from json_array_elements_text(({text})::json) with ordinality a(e, i)) end)::{of}"
-                ),
+/// SQL for the value of `column`, from expressions for it as JSON and as text.
+fn read(column: &Column, json: &str, text: &str) -> String {
+    let of = &column.sql_type;
+    if column.element != 0 {
+        // The elements stand in a text that holds JSON.
+        return match column.element {
+            oid::BYTEA => format!(
+                "(case when {text} is not null then (select coalesce(array_agg(decode(e, 'base64') order by i), '{{}}') \
+                 from json_array_elements_text(({text})::json) with ordinality a(e, i)) end)::{of}"
+            ),
+            element if element == oid::BOOL || oid::NUMBERS.contains(&element) => {
+                format!("translate({text}, '[]', '{{}}')::{of}")
+            }
+            // A list in a list would come out as one text. The cast that fails tells so.
+            _ => format!(
+                "(case when {text} is null then null \
+                 when exists (select from json_array_elements(({text})::json) e where json_typeof(e) = 'array') \
+                 then array[(left({text}, 50) || ' has more than one dimension, which fixtures cannot bring back')::int::text] \
+                 else (select coalesce(array_agg(e order by i), '{{}}') \
+                 from json_array_elements_text(({text})::json) with ordinality a(e, i)) end)::{of}"
+            ),
+        };
+    }
+    match column.oid {
+        oid::BYTEA => format!("decode({text}, 'base64')::{of}"),
+        oid if oid::JSON.contains(&oid) => format!("(case when json_typeof({json}) <> 'null' then {json} end)::{of}"),
+        _ if column.kind == "c" => {
+            format!("(case when json_typeof({json}) <> 'null' then json_populate_record(null::{of}, {json}) end)")
+        }
+        _ if column.kind == "r" => {
+            let end = |which: &str| {
+                format!("coalesce('\"' || replace(replace(j ->> '{which}', '\\', '\\\\'), '\"', '\\\"') || '\"', '')")
             };
+            format!(
+                "(select case when j is null then null when (j ->> 'empty')::bool then 'empty' \
+                 else left(j ->> 'bounds', 1) || {} || ',' || {} || right(j ->> 'bounds', 1) end \
+                 from (select ({text})::json) x(j))::{of}",
+                end("lower"),
+                end("upper")
+            )
         }
-        match self.oid {
-            oid::BYTEA => format!("decode({text}, 'base64')::{of}"),
-            oid if JSON.contains(&oid) => format!("(case when json_typeof({json}) <> 'null' then {json} end)::{of}"),
-            _ if self.kind == "c" => {
-                format!("(case when json_typeof({json}) <> 'null' then json_populate_record(null::{of}, {json}) end)")
-            }
-            _ if self.kind == "r" => {
-                let end = |which: &str| {
-                    format!("coalesce('\"' || replace(replace(j ->> '{which}', '\\', '\\\\'), '\"', '\\\"') || '\"', '')")
-                };
-                format!(
-                    "(select case when j is null then null when (j ->> 'empty')::bool then 'empty' \
-                     else left(j ->> 'bounds', 1) || {} || ',' || {} || right(j ->> 'bounds', 1) end \
-                     from (select ({text})::json) x(j))::{of}",
-                    end("lower"),
-                    end("upper")
-                )
-            }
-            _ => format!("({text})::{of}"),
-        }
+        _ => format!("({text})::{of}"),
     }
 }
