@@ -119,6 +119,7 @@ struct Prepared {
     dump: Dump,
     fixtures: Vec<Fixture>,
     tables: Vec<super::manifest::Table>,
+    large_objects: super::manifest::LargeObjects,
     schema_sha256: String,
     roles: Vec<String>,
     sealer: Option<Sealer>,
@@ -135,6 +136,7 @@ async fn prepare(backup: &Backup, run: &Run, task: &Task<'_>, held: &Held) -> Re
     let dump = Dump::prepare(backup.programs.as_deref(), task.reading, &snapshot).await?;
     let fixtures = fixture::prepare(client, &backup.groups).await?;
     let tables = survey::inventory(client, task.tables, &task.state.tables).await?;
+    let large_objects = survey::large_objects_seen(client, &task.state.tables).await?;
     let wanted = Name::after(held.baseline.archive, task.started_at, backup.compression, backup.sealing());
     if wanted.at > task.started_at + Duration::from_secs(60) {
         run.warn(format!(
@@ -147,7 +149,7 @@ async fn prepare(backup: &Backup, run: &Run, task: &Task<'_>, held: &Held) -> Re
         run.info(done);
     }
     let schema_sha256 = schema::definitions(client).await?;
-    Ok(Prepared { name, dump, fixtures, tables, schema_sha256, roles: roles::names(client).await?, sealer })
+    Ok(Prepared { name, dump, fixtures, tables, large_objects, schema_sha256, roles: roles::names(client).await?, sealer })
 }
 
 async fn stream(
@@ -287,6 +289,7 @@ fn manifest(backup: &Backup, task: &Task<'_>, prepared: Prepared, collected: Col
         members: collected.members,
         empty_groups: collected.empty_groups,
         tables: prepared.tables,
+        large_objects: Some(prepared.large_objects),
         schema_sha256: prepared.schema_sha256,
         roles: prepared.roles,
         plain: collected.plain,

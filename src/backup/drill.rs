@@ -1,8 +1,8 @@
 //! The proof that an archive restores: it is restored into a scratch database and compared with its manifest.
 //!
 //! It needs a machine with the private key, and a server that scratch databases may be made on. Every table is counted; of
-//! business tables every value is compared, by the fingerprint that the source's rows had; definitions are
-//! compared by their digest. The proof is put beside the archive only when all of that agrees. The scratch database is
+//! business tables, and of large objects where all tables are business, every value is compared, by the fingerprint that the
+//! source's had; definitions are compared by their digest. The proof is put beside the archive only when all of that agrees. The scratch database is
 //! dropped however the drill ends; one whose run was killed goes with the next drill.
 
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ impl Restore {
         if let Err(error) = drop_scratch(&self.server, scratch.as_str()).await {
             run.warn(format!("the scratch database `{scratch}` was not dropped; the next drill does it: {error}"));
         }
-        let Compared { differences, fingerprints, definitions, server_version } = compared??;
+        let Compared { differences, fingerprints, large_objects, definitions, server_version } = compared??;
         if !differences.is_empty() {
             let more = differences.len().saturating_sub(TOLD);
             let mut told = differences[..differences.len().min(TOLD)].join("; ");
@@ -142,6 +142,7 @@ impl Restore {
             tables: manifest.tables.len() as u64,
             rows: manifest.tables.iter().map(|table| table.rows).sum(),
             fingerprints,
+            large_objects,
             definitions,
             server_version,
             bullwork: env!("CARGO_PKG_VERSION").to_owned(),
@@ -194,6 +195,7 @@ async fn drop_scratch(server: &Database, name: &str) -> Result<(), PostgresError
 struct Compared {
     differences: Vec<String>,
     fingerprints: u64,
+    large_objects: u64,
     definitions: bool,
     server_version: String,
 }
@@ -251,9 +253,34 @@ async fn compare(run: &Run, database: &Database, manifest: &Manifest) -> Result<
             differences.push(format!("table `{name}` is one too many"));
         }
     }
+    let large_objects = large_objects(run, &reading, manifest, &mut differences).await?;
     let definitions = definitions(run, &reading, manifest, &mut differences).await?;
     let server_version = reading.origin.server_version.clone();
-    Ok(Compared { differences, fingerprints, definitions, server_version })
+    Ok(Compared { differences, fingerprints, large_objects, definitions, server_version })
+}
+
+/// Compares the large objects; how many of them byte by byte.
+async fn large_objects(
+    run: &Run,
+    reading: &Reading,
+    manifest: &Manifest,
+    differences: &mut Vec<String>,
+) -> Result<u64, PostgresError> {
+    let Some(wanted) = &manifest.large_objects else { return Ok(0) };
+    let found = survey::large_objects(&reading.session, wanted.fingerprint.is_some()).await?;
+    if found.objects != wanted.objects {
+        differences.push(format!("there are {} large objects instead of {}", found.objects, wanted.objects));
+        return Ok(0);
+    }
+    match (&found.fingerprint, &wanted.fingerprint) {
+        (Some(found), Some(wanted)) if found != wanted => differences.push("the large objects differ".to_owned()),
+        (Some(_), Some(_)) => return Ok(wanted.objects),
+        (None, Some(_)) => run.warn(
+            "the large objects were only counted: the role may not read pg_largeobject on the drill's server (a superuser may)",
+        ),
+        (_, None) => {}
+    }
+    Ok(0)
 }
 
 /// Compares the definitions, where both servers write them alike.
@@ -269,7 +296,8 @@ async fn definitions(
         return Ok(false);
     }
     if schema::definitions(&reading.session).await? != manifest.schema_sha256 {
-        differences.push("definitions differ".to_owned());
+        differences
+            .push("definitions differ (`pg_dump --schema-only` of the source and of a restored copy tell which)".to_owned());
     }
     Ok(true)
 }

@@ -49,6 +49,9 @@ pub struct Manifest {
     pub empty_groups: Vec<String>,
     /// All tables with rows of their own, by schema and name.
     pub tables: Vec<Table>,
+    /// Large objects; absent in archives of versions that did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_objects: Option<LargeObjects>,
     /// SHA-256 of the definitions, in hex; a restored copy has the same.
     pub schema_sha256: String,
     /// Roles that own something or hold rights in the database. `roles.sql` in the archive makes those that are missing.
@@ -185,6 +188,18 @@ pub struct Table {
     pub fingerprint: Option<String>,
 }
 
+/// Large objects at the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LargeObjects {
+    /// How many, those that hold nothing too.
+    pub objects: u64,
+    /// Of what they hold; absent where there are none, where only some tables are business (they are only counted
+    /// then), and where the role may not read `pg_largeobject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
 /// The text is no manifest that this version can use.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -274,6 +289,7 @@ mod tests {
             }],
             empty_groups: vec![],
             tables: vec![Table { schema: "public".to_owned(), name: "auth_user".to_owned(), rows: 3, fingerprint: None }],
+            large_objects: Some(LargeObjects { objects: 2, fingerprint: Some("text:1:2".to_owned()) }),
             schema_sha256: "cd".repeat(32),
             roles: vec!["app".to_owned()],
             plain: content(10),

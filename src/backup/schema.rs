@@ -77,19 +77,21 @@ pub(super) async fn catalogue(client: &Client) -> Result<String, PostgresError> 
 }
 
 /// Extensions stand for their members, whose definitions are theirs. Numbers of columns are counted anew,
-/// because dropped ones are not restored.
+/// because dropped ones are not restored; those of heirs go by name, because a dump has them begin with what they inherit.
 const DEFINITIONS: &str = "
 with foreign_made(classid, objid) as (
   select classid, objid from pg_depend where deptype = 'e'
 ), own as (
-  select c.oid, n.nspname, c.relname, c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  select c.oid, n.nspname, c.relname, c.relkind,
+         not c.relispartition and exists (select from pg_inherits i where i.inhrelid = c.oid) as heir
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
    where c.oid >= 16384 and n.nspname !~ '^pg_' and c.relpersistence <> 't'
      and ('pg_class'::regclass, c.oid) not in (select classid, objid from foreign_made)
 )
 select 'relation ' || relkind::text || ' ' || nspname || '.' || relname from own where relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'c')
 union all
 select format('column %s.%s.%s %s %s %s %s', o.nspname, o.relname,
-              row_number() over (partition by a.attrelid order by a.attnum), a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+              row_number() over (partition by a.attrelid order by case when o.heir then a.attname end, a.attnum), a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
               coalesce(pg_get_expr(d.adbin, d.adrelid), ''))
   from pg_attribute a join own o on o.oid = a.attrelid and o.relkind in ('r', 'p', 'f', 'c')
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum where a.attnum > 0 and not a.attisdropped
@@ -130,7 +132,7 @@ select 'extension ' || extname from pg_extension";
 /// When the catalogue cannot be read.
 pub async fn definitions(client: &Client) -> Result<String, PostgresError> {
     let rows = client.query(DEFINITIONS, &[]).await.doing(|| "reading the definitions".to_owned())?;
-    let mut lines: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let mut lines: Vec<String> = rows.iter().map(|row| casts_inside(row.get(0))).collect();
     lines.sort_unstable();
     let mut digest = Sha256::new();
     for line in lines {
@@ -139,4 +141,70 @@ pub async fn definitions(client: &Client) -> Result<String, PostgresError> {
         digest.update(line);
     }
     Ok(hex(&digest.finalize()))
+}
+
+/// Has a cast of a whole array stand at each of its elements. `kind in ('a', 'b')` of a varchar column is shown as
+/// `(ARRAY['a'::character varying, …])::text[]`, which the server reads as `ARRAY[('a'::character varying)::text, …]` and
+/// shows so ever after: a restored copy would have other definitions than its source.
+fn casts_inside(text: &str) -> String {
+    const BEGIN: &str = "(ARRAY[";
+    let Some(at) = text.find(BEGIN) else { return text.to_owned() };
+    let (before, inside) = (&text[..at], &text[at + BEGIN.len()..]);
+    if let Some((elements, rest)) = elements(inside)
+        && let Some(cast) = rest.strip_prefix(")::")
+        && let Some(end) = cast.find("[]")
+        && cast[..end].chars().all(|c| c.is_alphanumeric() || " _.\"(),".contains(c))
+    {
+        let element = |element: &&str| format!("({})::{}", casts_inside(element.trim()), &cast[..end]);
+        let elements: Vec<String> = elements.iter().map(element).collect();
+        return format!("{before}ARRAY[{}]{}", elements.join(", "), casts_inside(&cast[end + 2..]));
+    }
+    format!("{before}{BEGIN}{}", casts_inside(inside))
+}
+
+/// The elements of an array up to its closing bracket, and what comes after that.
+fn elements(text: &str) -> Option<(Vec<&str>, &str)> {
+    let (mut found, mut begin, mut depth, mut quoted) = (Vec::new(), 0, 0_u32, None);
+    for (at, c) in text.char_indices() {
+        match (quoted, c) {
+            // A quote inside is written twice: it ends the text, and begins it again.
+            (Some(quote), c) if c == quote => quoted = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quoted = Some(c),
+            (None, '(' | '[') => depth += 1,
+            (None, ']') if depth == 0 => {
+                found.push(&text[begin..at]);
+                return Some((found, &text[at + 1..]));
+            }
+            (None, ')' | ']') => depth = depth.checked_sub(1)?,
+            (None, ',') if depth == 0 => {
+                found.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cast_of_an_array_is_one_of_its_elements() {
+        for (shown, shown_by_the_copy) in [
+            (
+                "CHECK (((kind)::text = ANY ((ARRAY['a, b'::character varying, 'it''s ]'::character varying])::text[])))",
+                "CHECK (((kind)::text = ANY (ARRAY[('a, b'::character varying)::text, ('it''s ]'::character varying)::text])))",
+            ),
+            ("(ARRAY[f(1, 2)])::numeric(10,2)[] x (ARRAY[1])::\"T\"[]", "ARRAY[(f(1, 2))::numeric(10,2)] x ARRAY[(1)::\"T\"]"),
+        ] {
+            assert_eq!(casts_inside(shown), shown_by_the_copy);
+            assert_eq!(casts_inside(shown_by_the_copy), shown_by_the_copy);
+        }
+        for same in ["select 1", "(ARRAY[1, 2])", "(ARRAY['", "f((ARRAY[1))", "(ARRAY[1])::int", "x (ARRAY[1]) || (ARRAY[2])"] {
+            assert_eq!(casts_inside(same), same);
+        }
+    }
 }

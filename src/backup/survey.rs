@@ -1,8 +1,8 @@
 //! What the database holds at the snapshot: rows of each table, by count and fingerprint.
 //!
 //! A fingerprint does not depend on the rows' order and changes when a value does. Each row becomes a number:
-//! the server's own hash of the row where that is exact, else the hash of its values as they
-//! print, so that `1.0` and `1.00`, or two spellings of a `citext`, differ. The numbers are hashed once more before
+//! the server's own hash of the row, in which values whose hash is not exact stand as they print, so that `1.0` and
+//! `1.00`, or two spellings of a `citext`, differ; servers before 14, which hash no rows, hash all values as they print. The numbers are hashed once more before
 //! they are added up: the server's hash of a row is a sum over its columns, so without that two rows that swap
 //! a value would add up to the same. 64 bits of each row count twice; a change is missed once in 10¹⁹.
 
@@ -21,17 +21,28 @@ use crate::worker::Run;
 
 /// Tables that have rows of their own: no partitions, whose rows count with their table's, and nothing that
 /// ends with its session.
-const TABLES: &str = "select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u' \
+const TABLES: &str = "select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u', \
+    exists (select from pg_inherits i where i.inhrelid = c.oid) \
     from pg_class c join pg_namespace n on n.oid = c.relnamespace \
     where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and c.oid >= 16384 order by 2, 3";
 /// Their columns. A type is exact when equal hashes mean equal text.
+/// Those of heirs go by name.
 const COLUMNS: &str = "select a.attrelid, a.attname::text, 17 in (t.oid, t.typbasetype), \
     t.oid in (16, 17, 18, 19, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 2950) \
       and coalesce((select to_jsonb(l) ->> 'collisdeterministic' from pg_collation l where l.oid = a.attcollation), 'true') = 'true' \
     from pg_attribute a join pg_type t on t.oid = a.atttypid \
-    where a.attnum > 0 and not a.attisdropped and a.attrelid = any($1) order by a.attrelid, a.attnum";
+    where a.attnum > 0 and not a.attisdropped and a.attrelid = any($1) order by a.attrelid, \
+    case when exists (select from pg_inherits i where i.inhrelid = a.attrelid) then a.attname end, a.attnum";
 const LARGE_OBJECTS: &str =
-    "select exists (select from pg_largeobject_metadata), has_table_privilege('pg_catalog.pg_largeobject', 'select')";
+    "select count(*), has_table_privilege('pg_catalog.pg_largeobject', 'select') from pg_catalog.pg_largeobject_metadata";
+/// Their contents, the same for a restored copy: a page of the source may be missing or short where the copy's holds zeros, so
+/// zeros at the end of a page do not count, and the length of an object does.
+const LARGE_OBJECT_CONTENTS: &str = "select loid, pageno, data from \
+    (select loid, pageno, rtrim(encode(data, 'hex'), '0') as data from pg_catalog.pg_largeobject offset 0) p where data <> '' \
+    union all (select distinct on (loid) loid, -1, (pageno::int8 * current_setting('block_size')::int8 / 4 + length(data))::text \
+    from pg_catalog.pg_largeobject order by loid, pageno desc)";
+/// Whose they are. Owners may be others for a copy, and rights are written otherwise.
+const LARGE_OBJECT_RIGHTS: &str = "select oid, lomowner, lomacl from pg_catalog.pg_largeobject_metadata";
 /// Name under which they are compared.
 const LARGE_OBJECT: &str = "large objects";
 
@@ -43,8 +54,11 @@ pub(super) struct Table {
     oid: u32,
     partitioned: bool,
     unlogged: bool,
+    /// Inherits from another table. Its copy may have its columns in another order.
+    heir: bool,
     columns: Vec<Column>,
-    exact: bool,
+    /// Which of these the server's hash of a row tells apart whenever they print otherwise; none where it hashes no rows.
+    exact: Option<Vec<bool>>,
 }
 
 /// A table's rows.
@@ -76,8 +90,9 @@ pub(super) async fn tables(reading: &Reading, business: &Business) -> Result<Vec
                 oid: row.get(0),
                 partitioned: row.get(3),
                 unlogged: row.get(4),
+                heir: row.get(5),
                 columns: Vec::new(),
-                exact: reading.version >= ROW_HASH_SINCE,
+                exact: (reading.version >= ROW_HASH_SINCE).then(Vec::new),
             }
         })
         .filter(|table| !(reading.origin.standby && table.unlogged))
@@ -87,7 +102,9 @@ pub(super) async fn tables(reading: &Reading, business: &Business) -> Result<Vec
     for row in client.query(COLUMNS, &[&oids]).await.doing(doing)? {
         let table = &mut tables[places[&row.get::<_, u32>(0)]];
         table.columns.push(Column { name: row.get(1), bytes: row.get(2) });
-        table.exact &= row.get::<_, bool>(3);
+        if let Some(exact) = &mut table.exact {
+            exact.push(row.get(3));
+        }
     }
     Ok(tables)
 }
@@ -100,9 +117,8 @@ impl Table {
 
     /// Counts the rows and makes their fingerprint.
     pub(super) async fn look(&self, client: &Client) -> Result<Seen, PostgresError> {
-        let (form, sql) = if self.exact && !self.columns.is_empty() {
-            // `t.*`: a mere `t` would be a column of that name.
-            let hash = "select pg_catalog.hash_record_extended(t.*, 0) as h from";
+        let (form, sql) = if let Some(exact) = self.exact.as_ref().filter(|exact| !exact.is_empty()) {
+            let hash = format!("select pg_catalog.hash_record_extended({}, 0) as h from", self.row(exact));
             let sums = "select count(*), coalesce(sum(h), 0)::text, coalesce(sum(hashint8extended(h, 1)), 0)::text";
             // `offset 0`: else the hash would be worked out once for each sum.
             ("record", format!("{sums} from ({hash} {} t offset 0) r", self.from()))
@@ -114,6 +130,23 @@ impl Table {
         let row = client.query_one(&sql, &[]).await.doing(|| format!("reading table `{}`", self.name))?;
         let (rows, sums): (i64, [&str; 2]) = (row.get(0), [row.get(1), row.get(2)]);
         Ok(Seen { rows: u64::try_from(rows).unwrap_or_default(), fingerprint: format!("{form}:{}:{}", sums[0], sums[1]) })
+    }
+
+    /// The row that is hashed.
+    fn row(&self, exact: &[bool]) -> String {
+        if !self.heir && exact.iter().all(|exact| *exact) {
+            // A mere `t` would be a column of that name.
+            return "t.*".to_owned();
+        }
+        let value = |(column, exact): (&Column, &bool)| {
+            let name = format!("t.{}", quote_identifier(&column.name));
+            // As the type prints it: a cast to text may be somebody's own, and tell less.
+            let printed =
+                || format!("(case when {name} is not distinct from null then null else concat({name}) end) collate \"C\"");
+            if *exact { name } else { printed() }
+        };
+        let values: Vec<String> = self.columns.iter().zip(exact).map(value).collect();
+        format!("row({})", values.join(", "))
     }
 
     async fn count(&self, client: &Client) -> Result<u64, PostgresError> {
@@ -144,22 +177,45 @@ pub(super) async fn look(
     }
     let mut whole = true;
     if business.is_everything() {
-        let doing = || "looking for large objects".to_owned();
-        let row = client.query_one(LARGE_OBJECTS, &[]).await.doing(doing)?;
-        if row.get(0) {
-            whole = row.get(1);
-            if whole {
-                let column = |name: &str, bytes| Column { name: name.to_owned(), bytes };
-                let columns = [column("loid", false), column("pageno", false), column("data", true)];
-                let select = "select loid, pageno, data from pg_catalog.pg_largeobject";
-                let row = client.query_one(&Form::Fast.sums(select, &columns, None), &[]).await.doing(doing)?;
-                let (rows, sums): (i64, [&str; 2]) = (row.get(0), [row.get(1), row.get(2)]);
-                let fingerprint = format!("text:{}:{}", sums[0], sums[1]);
-                seen.insert(LARGE_OBJECT.to_owned(), Seen { rows: u64::try_from(rows).unwrap_or_default(), fingerprint });
-            }
+        let manifest::LargeObjects { objects, fingerprint } = large_objects(client, true).await?;
+        whole = objects == 0 || fingerprint.is_some();
+        if let Some(contents) = fingerprint {
+            let rights = sums(client, LARGE_OBJECT_RIGHTS, &["oid", "lomowner", "lomacl"]).await?;
+            seen.insert(LARGE_OBJECT.to_owned(), Seen { rows: objects, fingerprint: format!("{contents} {rights}") });
         }
     }
     Ok((seen, whole))
+}
+
+/// Counts the large objects and makes, where `read` says so and the role may, the fingerprint of what they hold; there is
+/// none of no objects.
+pub(super) async fn large_objects(client: &Client, read: bool) -> Result<manifest::LargeObjects, PostgresError> {
+    let row = client.query_one(LARGE_OBJECTS, &[]).await.doing(|| "looking for large objects".to_owned())?;
+    let objects = u64::try_from(row.get::<_, i64>(0)).unwrap_or_default();
+    let fingerprint = match read && objects > 0 && row.get(1) {
+        true => Some(sums(client, LARGE_OBJECT_CONTENTS, &["loid", "pageno", "data"]).await?),
+        false => None,
+    };
+    Ok(manifest::LargeObjects { objects, fingerprint })
+}
+
+/// The large objects for the manifest: as seen where they are business, else counted.
+pub(super) async fn large_objects_seen(client: &Client, seen: &BusinessRows) -> Result<manifest::LargeObjects, PostgresError> {
+    match seen.get(LARGE_OBJECT) {
+        Some(Seen { rows, fingerprint }) => {
+            let contents = fingerprint.split(' ').next().unwrap_or_default();
+            Ok(manifest::LargeObjects { objects: *rows, fingerprint: Some(contents.to_owned()) })
+        }
+        None => large_objects(client, false).await,
+    }
+}
+
+/// The fingerprint of what `select` gives.
+async fn sums(client: &Client, select: &str, columns: &[&str]) -> Result<String, PostgresError> {
+    let columns: Vec<Column> = columns.iter().map(|name| Column { name: (*name).to_owned(), bytes: false }).collect();
+    let sql = Form::Fast.sums(select, &columns, None);
+    let row = client.query_one(&sql, &[]).await.doing(|| "reading the large objects".to_owned())?;
+    Ok(format!("text:{}:{}", row.get::<_, &str>(1), row.get::<_, &str>(2)))
 }
 
 /// All tables for the manifest: the business ones as seen, the others counted.

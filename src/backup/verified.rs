@@ -39,6 +39,9 @@ pub struct Verified {
     pub rows: u64,
     /// Tables whose every value was compared.
     pub fingerprints: u64,
+    /// Large objects whose every byte was compared.
+    #[serde(default)]
+    pub large_objects: u64,
     /// Whether the definitions were compared; they are not on a server of another major version.
     pub definitions: bool,
     /// The server that it was restored to.

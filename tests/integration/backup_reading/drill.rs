@@ -130,3 +130,67 @@ async fn what_a_killed_drill_left_goes_with_the_next_one() {
     assert_eq!(after, before, "only what says that it is ours");
     assert!(databases(&setup.cluster).await.contains(&"bullwork_drill_mine".to_owned()));
 }
+
+/// What PostgreSQL shows otherwise after a restore than before, and what a copy stores otherwise.
+#[tokio::test]
+async fn a_copy_that_only_looks_different_is_proven() {
+    let setup = Setup::new().await;
+    setup
+        .shop
+        .batch_execute(
+            "create table kind (kind varchar check (kind in ('a', 'it''s', 'b]')));
+             create index on kind (kind) where kind not in ('a', 'b');
+             create view some_kinds as select * from kind where kind in ('a', 'c');
+             create domain short as varchar check (value in ('x', 'y'));
+             create table parent (id int primary key, at date);
+             create table heir (own text) inherits (parent);
+             alter table parent add later text default 'later';
+             insert into heir values (1, '2026-01-01', 'mine', 'then');
+             create table dropped (a int, b text, c int); alter table dropped drop b; insert into dropped values (1, 2)",
+        )
+        .await
+        .unwrap();
+    setup.take(&[]).await;
+    let proof = drill(&setup, &[]).await.unwrap();
+    assert_eq!((&proof["definitions"], &proof["tables"]), (&json!(true), &json!(7)), "{proof}");
+}
+
+#[tokio::test]
+async fn large_objects_are_compared_byte_by_byte() {
+    let setup = Setup::new().await;
+    let all = [("BACKUP_EXCLUDE_TABLES", "")];
+    // One is empty, one has holes, which a restore fills with zeros.
+    setup
+        .shop
+        .batch_execute(
+            "select lo_create(70001), lo_from_bytea(70002, '\\xdeadbeef'), lo_create(70003);
+             select lo_put(70003, 3, 'near'), lo_put(70003, 100000, 'far');
+             create role keeper; alter large object 70002 owner to keeper",
+        )
+        .await
+        .unwrap();
+    setup.take(&all).await;
+    let proof = drill(&setup, &all).await.unwrap();
+    assert_eq!(proof["largeObjects"], json!(3), "{proof}");
+    for stored in proofs(&setup) {
+        std::fs::remove_file(setup.store().join(stored)).unwrap();
+    }
+    let archive = setup.newest().await.archive;
+    let file = setup.store().join(format!("db/{archive}{MANIFEST}"));
+    let honest: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (pointer, value, wanted) in [
+        ("/largeObjects/objects", json!(4), "there are 3 large objects instead of 4"),
+        ("/largeObjects/fingerprint", json!("text:1:2"), "the large objects differ"),
+    ] {
+        let mut lie = honest.clone();
+        *lie.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(&file, lie.to_string()).unwrap();
+        let error = drill(&setup, &all).await.unwrap_err();
+        assert!(error.contains(wanted) && proofs(&setup).is_empty(), "{pointer}: {error}");
+    }
+    // An archive of a version that did not look at them is proven without them.
+    let mut older = honest;
+    older.as_object_mut().unwrap().remove("largeObjects");
+    std::fs::write(&file, older.to_string()).unwrap();
+    assert_eq!(drill(&setup, &all).await.unwrap()["largeObjects"], json!(0));
+}
