@@ -223,6 +223,11 @@ impl<'e> Reader<'e> {
         Duration::from_secs(self.integer(setting, range))
     }
 
+    /// A duration given in whole minutes.
+    pub fn minutes(&self, setting: &Setting, range: std::ops::RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.integer(setting, range) * 60)
+    }
+
     /// `true` or `false`; anything else is a mistake.
     pub fn flag(&self, setting: &Setting) -> bool {
         match self.text(setting).as_str() {

@@ -61,6 +61,11 @@ impl Schedule {
         Schedule::of(reader, setting.name, reader.text(setting))
     }
 
+    /// The same where `setting` may say `never`: then there is none.
+    pub fn unless_never(reader: &Reader<'_>, setting: &Setting) -> Option<Self> {
+        (reader.text(setting) != "never").then(|| Schedule::from_settings(reader, setting))
+    }
+
     /// A schedule with a fixed cron expression, told as `name` when it is wrong.
     pub fn of(reader: &Reader<'_>, name: &str, cron: String) -> Self {
         let time_zone = reader.text(&SCHEDULE_TZ);

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::Backup;
-use super::fixture;
 use super::name::{Compression, Sealing};
 use super::pattern::Business;
 use super::shelf::Shelf;
 use super::watchdog::Watchdog;
+use super::{destination, fixture, keys};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
+use crate::redact::Secret;
 use crate::replication::settings::database;
 use crate::seal::{Seal, age, gpg};
 use crate::storage::{self, key};
@@ -28,8 +29,27 @@ pub static BACKUP_STORE: Setting = Setting::new(
 /// Where they go too.
 pub static BACKUP_SECOND_STORE: Setting = Setting::new(
     "BACKUP_SECOND_STORE",
-    "Second store that gets every archive too, written alike; the S3_… options are the same. A run whose copy does not arrive there fails, and the next one copies it again.",
+    "Second store that gets every archive too, written alike. What is not set of BACKUP_SECOND_S3_… is as in S3_…. A run whose copy does not arrive there fails, and the next one copies it again.",
 );
+/// Its server.
+pub static BACKUP_SECOND_S3_ENDPOINT: Setting = Setting::new(
+    "BACKUP_SECOND_S3_ENDPOINT",
+    "URL of the second store's server, where it is not that of S3_ENDPOINT. Amazon's beside another one: https://s3.REGION.amazonaws.com.",
+);
+/// Where that is.
+pub static BACKUP_SECOND_S3_REGION: Setting =
+    Setting::new("BACKUP_SECOND_S3_REGION", "Region of the second store's bucket, where it is not that of S3_REGION.");
+/// Who.
+pub static BACKUP_SECOND_S3_ACCESS_KEY: Setting = Setting::new(
+    "BACKUP_SECOND_S3_ACCESS_KEY",
+    "Id of the second store's access key, where it is not S3_ACCESS_KEY; its secret is needed with it.",
+);
+/// And the proof.
+pub static BACKUP_SECOND_S3_SECRET_KEY: Setting =
+    Setting::new("BACKUP_SECOND_S3_SECRET_KEY", "Secret of BACKUP_SECOND_S3_ACCESS_KEY.").secret();
+/// For temporary keys.
+pub static BACKUP_SECOND_S3_SESSION_TOKEN: Setting =
+    Setting::new("BACKUP_SECOND_S3_SESSION_TOKEN", "Token that belongs to a temporary BACKUP_SECOND_S3_ACCESS_KEY.").secret();
 /// Below which names.
 pub static BACKUP_PREFIX: Setting =
     Setting::new("BACKUP_PREFIX", "Begins the name of every object of the backups in both stores. Each database needs its own.")
@@ -63,6 +83,22 @@ pub static BACKUP_PLAIN: Setting = Setting::new(
 )
 .default("false");
 
+/// What several kinds read: where archives are, how they are opened, and where they are restored to.
+pub static SHARED: &[&Setting] = &[
+    &BACKUP_STORE,
+    &BACKUP_PREFIX,
+    &BACKUP_SECOND_STORE,
+    &BACKUP_SECOND_S3_ENDPOINT,
+    &BACKUP_SECOND_S3_REGION,
+    &BACKUP_SECOND_S3_ACCESS_KEY,
+    &BACKUP_SECOND_S3_SECRET_KEY,
+    &BACKUP_SECOND_S3_SESSION_TOKEN,
+    &fixture::BACKUP_FIXTURES,
+    &destination::RESTORE_DATABASE_URL,
+    &keys::RESTORE_AGE_KEY_FILE,
+    &keys::RESTORE_GPG_PASSPHRASE_FILE,
+];
+
 /// What a verb or a job says that has no store to work with.
 pub const NO_STORE: &str = "no store is configured; set BACKUP_STORE or S3_BUCKET_NAME";
 
@@ -78,25 +114,58 @@ pub fn shelf(reader: &Reader<'_>) -> Option<Shelf> {
     if let Err(problem) = key::check_prefix(&prefix) {
         reader.problem(BACKUP_PREFIX.name, problem);
     }
+    let options = storage::Options::from_settings(reader);
     let (setting, address) = match reader.optional(&BACKUP_STORE) {
         Some(_) => (&BACKUP_STORE, storage::settings::address(reader, &BACKUP_STORE)?),
         None => {
             let bucket = reader.optional(&storage::settings::S3_BUCKET_NAME)?;
-            storage::Options::from_settings(reader).need_keys(reader);
+            options.need_keys(reader);
             (&storage::settings::S3_BUCKET_NAME, format!("s3://{bucket}"))
         }
     };
-    open(reader, setting, &address, prefix)
+    open(reader, setting, &address, &options, prefix)
 }
 
 /// The second store; nothing when none is configured.
 pub fn second(reader: &Reader<'_>) -> Option<Shelf> {
-    let address = storage::settings::address(reader, &BACKUP_SECOND_STORE)?;
-    open(reader, &BACKUP_SECOND_STORE, &address, reader.text(&BACKUP_PREFIX))
+    reader.optional(&BACKUP_SECOND_STORE)?;
+    let options = second_options(reader);
+    let own_key = reader.optional(&BACKUP_SECOND_S3_ACCESS_KEY).or_else(|| reader.optional(&BACKUP_SECOND_S3_SECRET_KEY));
+    let address = storage::settings::address_with(reader, &BACKUP_SECOND_STORE, || match own_key {
+        Some(_) => options.need_keys_of(reader, &BACKUP_SECOND_S3_ACCESS_KEY, &BACKUP_SECOND_S3_SECRET_KEY),
+        None => options.need_keys(reader),
+    })?;
+    open(reader, &BACKUP_SECOND_STORE, &address, &options, reader.text(&BACKUP_PREFIX))
 }
 
-fn open(reader: &Reader<'_>, setting: &Setting, address: &str, prefix: String) -> Option<Shelf> {
-    match storage::open(address, &storage::Options::from_settings(reader)) {
+/// How the second store is spoken to.
+fn second_options(reader: &Reader<'_>) -> storage::Options {
+    let mut options = storage::Options::from_settings(reader);
+    if let Some(endpoint) = reader.url(&BACKUP_SECOND_S3_ENDPOINT, &["https", "http"]) {
+        options.endpoint = Some(endpoint);
+    }
+    if let Some(region) = reader.optional(&BACKUP_SECOND_S3_REGION) {
+        options.region = region;
+    }
+    let (id, secret) = (reader.optional(&BACKUP_SECOND_S3_ACCESS_KEY), reader.optional(&BACKUP_SECOND_S3_SECRET_KEY));
+    if id.is_some() || secret.is_some() {
+        // Of two halves of different keys nothing is ever signed, and no token goes with another's key.
+        options.access_key = id.unwrap_or_default();
+        options.secret_key = Secret::new(secret.unwrap_or_default());
+        options.session_token = reader.optional(&BACKUP_SECOND_S3_SESSION_TOKEN).map(Secret::new);
+    }
+    options
+}
+
+/// Whether two stores would be one: with the same address, and S3 at the same server.
+fn same(reader: &Reader<'_>, first: &Shelf, second: &Shelf) -> bool {
+    first.shown() == second.shown()
+        && (!first.shown().starts_with("s3://")
+            || second_options(reader).endpoint == storage::Options::from_settings(reader).endpoint)
+}
+
+fn open(reader: &Reader<'_>, setting: &Setting, address: &str, options: &storage::Options, prefix: String) -> Option<Shelf> {
+    match storage::open(address, options) {
         Ok(store) => Some(Shelf { store, prefix }),
         Err(error) => {
             reader.problem(setting.name, error.to_string());
@@ -115,7 +184,7 @@ impl Backup {
         let source = database(reader, &BACKUP_DATABASE_URL);
         let (shelf, second) = (shelf(reader), second(reader));
         if let (Some(shelf), Some(second)) = (&shelf, &second)
-            && shelf.store.shown() == second.store.shown()
+            && same(reader, shelf, second)
         {
             reader.problem(BACKUP_SECOND_STORE.name, "is the first store; name another one");
         }
@@ -232,6 +301,35 @@ mod tests {
         assert!(with(&[("BACKUP_PLAIN", "true"), ("BACKUPS_GPG_RECIPIENT", "a")]).1.contains("not more"));
         assert!(with(&[("BACKUP_AGE_RECIPIENTS", "age1nonsense")]).1.contains("BACKUP_AGE_RECIPIENTS"));
         assert!(with(&[("BACKUP_AGE_RECIPIENTS", "/nowhere/keys")]).1.contains("/nowhere/keys"));
+    }
+
+    #[test]
+    fn the_second_store_may_be_another_server_with_keys_of_its_own() {
+        let base = [
+            ("DATABASE_URL", "postgres://u@h/shop"),
+            ("BACKUP_PLAIN", "true"),
+            ("BACKUP_STORE", "s3://archives"),
+            ("BACKUP_SECOND_STORE", "s3://archives"),
+            ("S3_ACCESS_KEY", "first-id"),
+            ("S3_SECRET_KEY", "first-secret"),
+            ("S3_SESSION_TOKEN", "first-token"),
+        ];
+        let with = |more: &[(&'static str, &'static str)]| [&base[..], more].concat();
+        assert!(read(&base).1.contains("is the first store"));
+        let other = [("BACKUP_SECOND_S3_ENDPOINT", "https://s3.example.org"), ("BACKUP_SECOND_S3_REGION", "far")];
+        let (backup, problems) = read(&with(&other));
+        assert!(backup.is_some_and(|backup| backup.second.is_some()), "{problems}");
+
+        let own = [&other[..], &[("BACKUP_SECOND_S3_ACCESS_KEY", "second-id"), ("BACKUP_SECOND_S3_SECRET_KEY", "second-secret")]];
+        let environment = Environment::of(with(&own.concat()));
+        let reader = Reader::new(&environment);
+        let options = second_options(&reader);
+        reader.finish().unwrap();
+        assert_eq!((options.access_key.as_str(), options.secret_key.expose()), ("second-id", "second-secret"));
+        assert!(options.session_token.is_none(), "the first key's token goes with no other key");
+        assert_eq!((options.region.as_str(), options.endpoint.unwrap().host_str()), ("far", Some("s3.example.org")));
+        let half = [&other[..], &[("BACKUP_SECOND_S3_ACCESS_KEY", "second-id")]].concat();
+        assert!(read(&with(&half)).1.contains("BACKUP_SECOND_S3_SECRET_KEY: is not set"), "{}", read(&with(&half)).1);
     }
 
     #[test]

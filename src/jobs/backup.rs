@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::settings as backup;
-use crate::backup::{Backup, BackupError, Request, fixture, pattern, watchdog};
+use crate::backup::{Backup, BackupError, Request, pattern, watchdog};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
 use crate::schedule::Schedule;
@@ -62,12 +62,8 @@ impl JobKind for BackupKind {
         &BACKUP_SCHEDULE,
         &BACKUP_TIME_LIMIT,
         &backup::BACKUP_DATABASE_URL,
-        &backup::BACKUP_STORE,
-        &backup::BACKUP_SECOND_STORE,
-        &backup::BACKUP_PREFIX,
         &pattern::BACKUP_TABLES,
         &pattern::BACKUP_EXCLUDE_TABLES,
-        &fixture::BACKUP_FIXTURES,
         &backup::BACKUP_AGE_RECIPIENTS,
         &backup::BACKUPS_GPG_RECIPIENT,
         &backup::BACKUP_PLAIN,
@@ -82,13 +78,8 @@ impl JobKind for BackupKind {
 
     fn from_settings(reader: &Reader<'_>) -> Self {
         let backup = Backup::from_settings(reader);
-        let minutes = reader.integer(&BACKUP_TIME_LIMIT, 1..=10_080);
-        let scheduled = backup::wanted(reader) && reader.text(&BACKUP_SCHEDULE) != "never";
-        BackupKind {
-            backup,
-            schedule: scheduled.then(|| Schedule::from_settings(reader, &BACKUP_SCHEDULE)),
-            time_limit: Duration::from_secs(minutes * 60),
-        }
+        let schedule = if backup::wanted(reader) { Schedule::unless_never(reader, &BACKUP_SCHEDULE) } else { None };
+        BackupKind { backup, schedule, time_limit: reader.minutes(&BACKUP_TIME_LIMIT, 1..=10_080) }
     }
 
     fn schedule(&self) -> Option<Schedule> {

@@ -45,8 +45,8 @@ impl JobKind for BackupClean {
 
     fn from_settings(reader: &Reader<'_>) -> Self {
         let directory = reader.optional(&BACKUP_LOCAL_DIRECTORY).map(PathBuf::from);
-        let scheduled = directory.is_some() && reader.text(&BACKUP_CLEAN_SCHEDULE) != "never";
-        BackupClean { directory, schedule: scheduled.then(|| Schedule::from_settings(reader, &BACKUP_CLEAN_SCHEDULE)) }
+        let schedule = directory.as_ref().and_then(|_| Schedule::unless_never(reader, &BACKUP_CLEAN_SCHEDULE));
+        BackupClean { directory, schedule }
     }
 
     fn schedule(&self) -> Option<Schedule> {

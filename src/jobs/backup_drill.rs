@@ -57,32 +57,20 @@ impl JobKind for BackupDrill {
     const NAME: &'static str = "backup-drill";
     const QUEUE: &'static str = "Backup drill queue";
     const SUMMARY: &'static str = "Prove that the newest archive restores";
-    const SETTINGS: &'static [&'static Setting] = &[
-        &BACKUP_DRILL_SCHEDULE,
-        &destination::BACKUP_DRILL_DATABASE_URL,
-        &BACKUP_DRILL_TIME_LIMIT,
-        &destination::RESTORE_DATABASE_URL,
-        &keys::RESTORE_AGE_KEY_FILE,
-        &keys::RESTORE_GPG_PASSPHRASE_FILE,
-        &backup::BACKUP_STORE,
-        &backup::BACKUP_PREFIX,
-        &PG_BIN,
-    ];
+    const SETTINGS: &'static [&'static Setting] =
+        &[&BACKUP_DRILL_SCHEDULE, &destination::BACKUP_DRILL_DATABASE_URL, &BACKUP_DRILL_TIME_LIMIT, &PG_BIN];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
-        let minutes = reader.integer(&BACKUP_DRILL_TIME_LIMIT, 1..=10_080);
         let wanted = backup::wanted(reader);
-        let scheduled = wanted
-            && reader.optional(&destination::BACKUP_DRILL_DATABASE_URL).is_some()
-            && reader.text(&BACKUP_DRILL_SCHEDULE) != "never";
+        let scheduled = wanted && reader.optional(&destination::BACKUP_DRILL_DATABASE_URL).is_some();
         let servers = [&destination::BACKUP_DRILL_DATABASE_URL, &destination::RESTORE_DATABASE_URL];
         BackupDrill {
             shelf: if wanted { backup::shelf(reader) } else { None },
             keys: keys::Keys::from_settings(reader),
             restore: Restore::from_settings(reader, &servers),
-            schedule: scheduled.then(|| Schedule::from_settings(reader, &BACKUP_DRILL_SCHEDULE)),
-            time_limit: Duration::from_secs(minutes * 60),
+            schedule: if scheduled { Schedule::unless_never(reader, &BACKUP_DRILL_SCHEDULE) } else { None },
+            time_limit: reader.minutes(&BACKUP_DRILL_TIME_LIMIT, 1..=10_080),
         }
     }
 

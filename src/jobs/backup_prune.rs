@@ -52,21 +52,17 @@ impl JobKind for BackupPrune {
         &retention::BACKUP_KEEP_MONTHLY,
         &retention::BACKUP_KEEP_YEARLY,
         &BACKUP_PRUNE_SCHEDULE,
-        &backup::BACKUP_STORE,
-        &backup::BACKUP_SECOND_STORE,
-        &backup::BACKUP_PREFIX,
     ];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
         let rules = Rules::from_settings(reader);
         let wanted = backup::wanted(reader);
-        let scheduled = wanted && rules.is_some() && reader.text(&BACKUP_PRUNE_SCHEDULE) != "never";
         let shelves = if wanted { [backup::shelf(reader), backup::second(reader)] } else { [None, None] };
         BackupPrune {
             shelves: shelves.into_iter().flatten().collect(),
+            schedule: if wanted && rules.is_some() { Schedule::unless_never(reader, &BACKUP_PRUNE_SCHEDULE) } else { None },
             rules,
-            schedule: scheduled.then(|| Schedule::from_settings(reader, &BACKUP_PRUNE_SCHEDULE)),
         }
     }
 

@@ -62,27 +62,19 @@ impl JobKind for BackupWatch {
     const NAME: &'static str = "backup-watch";
     const QUEUE: &'static str = "Backup watch queue";
     const SUMMARY: &'static str = "Raise an alarm when the newest archive or drill is too old";
-    const SETTINGS: &'static [&'static Setting] = &[
-        &BACKUP_MAX_AGE,
-        &BACKUP_DRILL_MAX_AGE,
-        &BACKUP_ALARM_URL,
-        &BACKUP_ALARM_SECRET,
-        &BACKUP_WATCH_SCHEDULE,
-        &backup::BACKUP_STORE,
-        &backup::BACKUP_PREFIX,
-    ];
+    const SETTINGS: &'static [&'static Setting] =
+        &[&BACKUP_MAX_AGE, &BACKUP_DRILL_MAX_AGE, &BACKUP_ALARM_URL, &BACKUP_ALARM_SECRET, &BACKUP_WATCH_SCHEDULE];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
         let wanted = backup::wanted(reader);
         let limits = Limits::from_settings(reader);
-        let scheduled = wanted && limits.any() && reader.text(&BACKUP_WATCH_SCHEDULE) != "never";
         BackupWatch {
             app: reader.text(&APP),
             shelf: if wanted { backup::shelf(reader) } else { None },
             limits,
             alarm: alarm(reader),
-            schedule: scheduled.then(|| Schedule::from_settings(reader, &BACKUP_WATCH_SCHEDULE)),
+            schedule: if wanted && limits.any() { Schedule::unless_never(reader, &BACKUP_WATCH_SCHEDULE) } else { None },
         }
     }
 

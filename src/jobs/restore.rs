@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::choice::Choice;
+use crate::backup::destination;
 use crate::backup::restore::{Request, Restore};
-use crate::backup::{destination, fixture, keys, settings as backup};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
 use crate::worker::{JobContext, JobKind, Outcome};
@@ -63,23 +63,12 @@ impl JobKind for RestoreKind {
     const NAME: &'static str = "restore";
     const QUEUE: &'static str = "Restore queue";
     const SUMMARY: &'static str = "Restore an archive into a database";
-    const SETTINGS: &'static [&'static Setting] = &[
-        &destination::RESTORE_DATABASE_URL,
-        &keys::RESTORE_AGE_KEY_FILE,
-        &keys::RESTORE_GPG_PASSPHRASE_FILE,
-        &destination::RESTORE_HOOK,
-        &RESTORE_TIME_LIMIT,
-        &backup::BACKUP_STORE,
-        &backup::BACKUP_PREFIX,
-        &fixture::BACKUP_FIXTURES,
-        &PG_BIN,
-    ];
+    const SETTINGS: &'static [&'static Setting] = &[&destination::RESTORE_HOOK, &RESTORE_TIME_LIMIT, &PG_BIN];
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
-        let minutes = reader.integer(&RESTORE_TIME_LIMIT, 1..=10_080);
         let restore = Restore::from_settings(reader, &[&destination::RESTORE_DATABASE_URL]);
-        RestoreKind { restore, time_limit: Duration::from_secs(minutes * 60) }
+        RestoreKind { restore, time_limit: reader.minutes(&RESTORE_TIME_LIMIT, 1..=10_080) }
     }
 
     fn time_limit(&self) -> Option<Duration> {

@@ -23,6 +23,7 @@ fn sections() -> Vec<Section> {
                 .collect(),
         },
         Section { title: "Object storage".to_owned(), settings: storage::settings::SETTINGS.to_vec() },
+        Section { title: "Archives".to_owned(), settings: crate::backup::settings::SHARED.to_vec() },
     ];
     for (kind, settings) in jobs::settings() {
         let settings: Vec<_> = settings

@@ -235,14 +235,18 @@ impl Options {
         }
     }
 
-    /// Notes what is missing for speaking to a bucket.
+    /// Notes what is missing for speaking to a bucket, under the names that S3 stores have by default.
     pub fn need_keys(&self, reader: &Reader<'_>) {
-        for (setting, missing) in [(&S3_ACCESS_KEY, self.access_key.is_empty()), (&S3_SECRET_KEY, self.secret_key.is_empty())] {
+        self.need_keys_of(reader, &S3_ACCESS_KEY, &S3_SECRET_KEY);
+    }
+
+    /// The same where the keys stand in these settings.
+    pub fn need_keys_of(&self, reader: &Reader<'_>, access_key: &Setting, secret_key: &Setting) {
+        for (setting, missing) in [(access_key, self.access_key.is_empty()), (secret_key, self.secret_key.is_empty())] {
             if missing {
-                reader.problem(
-                    setting.name,
-                    format!("is not set, and an s3:// address needs it ({} does as well)", setting.aliases.join(", ")),
-                );
+                let others = setting.aliases.join(", ");
+                let others = if others.is_empty() { others } else { format!(" ({others} does as well)") };
+                reader.problem(setting.name, format!("is not set, and an s3:// address needs it{others}"));
             }
         }
     }
@@ -250,11 +254,16 @@ impl Options {
 
 /// Reads a setting that is a store's address and the options it needs; nothing when it is not set.
 pub fn address(reader: &Reader<'_>, setting: &Setting) -> Option<String> {
+    address_with(reader, setting, || Options::from_settings(reader).need_keys(reader))
+}
+
+/// The same; `need_keys` notes what is missing when it names a bucket.
+pub fn address_with(reader: &Reader<'_>, setting: &Setting, need_keys: impl FnOnce()) -> Option<String> {
     let text = reader.optional(setting)?;
     match Place::parse(&text) {
         Ok(place) => {
             if matches!(place, Place::Bucket { .. }) {
-                Options::from_settings(reader).need_keys(reader);
+                need_keys();
             }
             Some(text)
         }

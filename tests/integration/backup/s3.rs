@@ -211,3 +211,26 @@ async fn a_second_store_may_be_a_bucket_while_the_first_is_a_directory() {
     assert_eq!(result(&setup.take(&settings).await), "unchanged");
     assert_eq!(bucket.listed().await, 1);
 }
+
+#[tokio::test]
+async fn the_second_store_may_be_another_server_with_a_key_of_its_own() {
+    const SECOND_SECRET: &str = "second-secret-key-0123456789";
+    let setup = Setup::new().await;
+    let (bucket, second) = (Bucket::new().await, S3::start_for("second-access-key", SECOND_SECRET).await);
+    let endpoint = format!("http://127.0.0.1:{}", second.port);
+    let mut settings = bucket.settings();
+    let address = format!("s3://{BUCKET}/some/prefix");
+    settings.extend([("BACKUP_SECOND_STORE", address.as_str()), ("BACKUP_SECOND_S3_ENDPOINT", &endpoint)]);
+    let error = setup.fails(&settings).await;
+    assert!(error.contains("did not reach"), "the first server's key is no key there: {error}");
+    settings.extend([("BACKUP_SECOND_S3_ACCESS_KEY", "second-access-key"), ("BACKUP_SECOND_S3_SECRET_KEY", SECOND_SECRET)]);
+    assert_eq!(result(&setup.take(&settings).await), "unchanged", "the copy is made up for");
+    setup.shop.batch_execute("insert into customer (name) values ('one more')").await.unwrap();
+    setup.take(&settings).await;
+    let mut options = second.options();
+    (options.access_key, options.secret_key) = ("second-access-key".to_owned(), bullwork::redact::Secret::new(SECOND_SECRET));
+    let copies = Shelf { store: second.store_with(&options), prefix: "db/".to_owned() };
+    let names = |archives: Vec<bullwork::backup::shelf::Shelved>| archives.into_iter().map(|a| a.name).collect::<Vec<_>>();
+    assert_eq!(bucket.listed().await, 2);
+    assert_eq!(names(copies.archives().await.unwrap()), names(bucket.shelf().archives().await.unwrap()));
+}

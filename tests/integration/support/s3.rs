@@ -77,19 +77,24 @@ pub struct S3 {
 
 impl S3 {
     pub async fn start() -> S3 {
-        S3::launch(None).await
+        S3::start_for(ACCESS_KEY, SECRET_KEY).await
+    }
+
+    /// One that takes another key than the usual one.
+    pub async fn start_for(access_key: &str, secret_key: &str) -> S3 {
+        S3::launch(None, access_key, secret_key).await
     }
 
     /// With TLS and this certificate.
     pub async fn start_tls(config: tokio_rustls::rustls::ServerConfig) -> S3 {
-        S3::launch(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config)))).await
+        S3::launch(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config))), ACCESS_KEY, SECRET_KEY).await
     }
 
-    async fn launch(tls: Option<tokio_rustls::TlsAcceptor>) -> S3 {
+    async fn launch(tls: Option<tokio_rustls::TlsAcceptor>, access_key: &str, secret_key: &str) -> S3 {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory.path()).unwrap());
-        service.set_auth(s3s::auth::SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        service.set_auth(s3s::auth::SimpleAuth::from_single(access_key, secret_key));
         let service = service.build();
         let front = Arc::new(Front::default());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
