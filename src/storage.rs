@@ -35,7 +35,7 @@ use chrono::{DateTime, Utc};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 pub use error::{Fault, StorageError};
-pub use probe::probe;
+pub use probe::{Probed, probe};
 pub use settings::Options;
 
 /// Which content an object had when it was looked at. Only good for comparing, and for

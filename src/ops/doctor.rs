@@ -1,17 +1,16 @@
-//! Checks with a fix for each: configuration, Redis, both databases, client tools.
+//! Checks with a fix for each: configuration, Redis, both databases, client tools, stores and what they hold.
 //!
 //! Every check has its line whatever the others come to: one that cannot be made says why, so that
 //! two runs can be compared line by line. The servers are asked at the same time, because a mute one
 //! is waited for 20 s.
 
 mod databases;
+mod stores;
 
 use std::fmt;
 
 use super::check;
 use super::store::Store;
-use crate::backup::freshness::Limits;
-use crate::backup::settings as backup;
 use crate::config::{ConfigError, Environment, Reader};
 use crate::jobs::schema_export::DB_SCHEMA_EXPORTER_ENABLED;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
@@ -71,12 +70,14 @@ impl Finding {
     }
 }
 
-/// Looks at everything that the nightly chain needs and changes nothing.
+/// Looks at everything that the configured kinds need. Changes nothing, except that an object is written to each store for
+/// archives and removed again.
 pub async fn examine(environment: &Environment) -> Vec<Finding> {
     // A reader of its own, whose problems the first finding has told.
     let reader = Reader::new(environment);
     let store = Store::from_settings(&reader);
-    let (redis, (databases, target_major)) = tokio::join!(redis(store.as_ref()), databases::examine(environment));
+    let (redis, (databases, target_major), stores) =
+        tokio::join!(redis(store.as_ref()), databases::examine(environment), stores::examine(&reader));
     let mut findings = vec![configuration(environment)];
     let unknown = check::unknown(environment);
     if !unknown.is_empty() {
@@ -85,7 +86,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     findings.extend(redis);
     findings.extend(databases);
     findings.push(client_tools(&reader, target_major).await);
-    findings.extend(backups(&reader).await);
+    findings.extend(stores);
     findings
 }
 
@@ -146,39 +147,6 @@ async fn redis(store: Option<&Store>) -> Vec<Finding> {
         findings.push(Finding::warning("Redis persistence", "neither AOF nor RDB is on", "CONFIG SET appendonly yes"));
     }
     findings
-}
-
-/// Ages of the newest archive and the newest drill, where there is a store.
-async fn backups(reader: &Reader<'_>) -> Option<Finding> {
-    const CHECK: &str = "backups";
-    if !backup::wanted(reader) {
-        return None;
-    }
-    let limits = Limits::from_settings(reader);
-    let Some(shelf) = backup::shelf(reader) else {
-        return Some(Finding::skipped(CHECK, "the store's settings cannot be used"));
-    };
-    Some(match super::backup::freshness(&shelf, limits).await {
-        Err(error) => Finding::bad(CHECK, format!("{error:#}"), "check BACKUP_STORE, its S3_… settings and rights"),
-        Ok(seen) if !seen.alarms.is_empty() => {
-            let fix = "see why in the jobs of `Backup queue` and `Backup drill queue`; `bullwork backup now --force` and `bullwork backup drill` make new ones";
-            Finding::bad(CHECK, seen.alarms.join("; "), fix)
-        }
-        Ok(seen) => {
-            let name = |name: Option<String>| name.unwrap_or_else(|| "none".to_owned());
-            let proven = name(seen.proven);
-            let text = format!("newest archive {}, newest proven one {proven}", name(seen.newest.map(|name| name.to_string())));
-            if limits.any() {
-                Finding::good(CHECK, text)
-            } else {
-                Finding::warning(
-                    CHECK,
-                    text,
-                    "set BACKUP_MAX_AGE and BACKUP_DRILL_MAX_AGE, so that somebody hears when they get old",
-                )
-            }
-        }
-    })
 }
 
 /// Only the export of definitions runs one. Any version is looked at when the target's is not known.

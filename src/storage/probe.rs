@@ -2,20 +2,43 @@
 
 use bytes::Bytes;
 
-use super::{Fault, StorageError, Store};
+use super::{Fault, Removal, StorageError, Store};
 
-/// Creates, replaces and removes an object of its own, and tries what has to be refused: a server that
-/// ignores preconditions would overwrite archives, and let two runs hold one lock.
+/// What may be done in a store that keeps the rules.
+#[derive(Debug)]
+pub enum Probed {
+    /// Everything.
+    Everything,
+    /// The object is kept by a lock, for this reason.
+    Kept(String),
+    /// Who writes archives need not be allowed to remove them. The object stays.
+    MayNotRemove(StorageError),
+    /// Nor who only restores to write.
+    MayNotWrite(StorageError),
+}
+
+/// Creates, replaces, reads and removes an object of its own (`bullwork-probe-…`), and tries what has to be refused: a
+/// server that ignores preconditions would overwrite archives, and let two runs hold one lock.
 ///
 /// # Errors
 /// What does not work, or works that must not.
-pub async fn probe(store: &dyn Store) -> Result<(), StorageError> {
+pub async fn probe(store: &dyn Store) -> Result<Probed, StorageError> {
     let key = format!("bullwork-probe-{}", uuid::Uuid::new_v4().simple());
-    let first = store.create(&key, Bytes::from_static(b"1")).await?;
+    let first = match store.create(&key, Bytes::from_static(b"1")).await {
+        Ok(first) => first,
+        Err(error) if matches!(error.fault, Fault::Refused(_)) => return Ok(Probed::MayNotWrite(error)),
+        Err(error) => return Err(error),
+    };
     let outcome = refusals(store, &key, &first).await;
-    // Whatever came out: nothing of it should stay. A lock may keep it.
+    // Whatever came out: nothing of it should stay.
     let removed = store.remove(&key).await;
-    outcome.and(removed.map(|_| ()))
+    outcome?;
+    match removed {
+        Ok(Removal::Removed) => Ok(Probed::Everything),
+        Ok(Removal::Kept(why)) => Ok(Probed::Kept(why)),
+        Err(error) if matches!(error.fault, Fault::Refused(_)) => Ok(Probed::MayNotRemove(error)),
+        Err(error) => Err(error),
+    }
 }
 
 async fn refusals(store: &dyn Store, key: &str, first: &super::Version) -> Result<(), StorageError> {
