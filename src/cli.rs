@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::config::{ConfigError, Environment, Reader};
 use crate::logging::LogSettings;
+use crate::ops::metrics::Metrics;
 use crate::ops::plain::{one_line, plain};
 use crate::ops::serve::{Parts, Service};
 use crate::ops::store::Store;
@@ -64,7 +65,7 @@ enum Verb {
     },
     /// Inspect and operate queues; reads commands from a terminal or a pipe
     Repl,
-    /// Serve /healthz on $PORT
+    /// Serve /healthz and /metrics on $PORT
     Web,
     /// Tell how long a replication took, from its logs
     ParseLogs {
@@ -248,9 +249,9 @@ async fn serve(environment: &Environment, kinds: &[String], parts: Parts) -> any
 async fn serve_web(environment: &Environment) -> anyhow::Result<ExitCode> {
     let reader = Reader::new(environment);
     let _tracker = start_logging(&reader);
-    let address = web::address(&reader);
+    let (address, metrics) = (web::address(&reader), Metrics::from_settings(&reader));
     reader.finish()?;
-    web::serve(address, shutdown::on_signals().context("installing signal handlers")?).await?;
+    web::serve(address, metrics, shutdown::on_signals().context("installing signal handlers")?).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@
 //! - [`store`]: the queues as an operator addresses them
 //! - [`serve`]: what `background`, `worker` and `scheduler` run
 //! - [`follow`]: one job, or its chain, to its end
+//! - [`metrics`]: what `/metrics` says
 //! - [`doctor`]: checks with a fix for each
 //! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`mod@plain`]: texts of others, fit for a terminal
@@ -15,6 +16,7 @@ pub mod backup;
 pub mod check;
 pub mod doctor;
 pub mod follow;
+pub mod metrics;
 pub mod parse_logs;
 pub mod plain;
 pub mod reference;

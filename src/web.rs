@@ -1,13 +1,16 @@
-//! The web face. For now `/healthz` only, so that a PaaS has something to ask.
+//! The web face: `/healthz`, so that a PaaS has something to ask, and `/metrics` for Prometheus and its like.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Reader, Setting};
+use crate::ops::metrics::Metrics;
 
 /// Port that `web` listens on.
 pub static PORT: Setting = Setting::new("PORT", "Port that `bullwork web` listens on.").default("3000");
@@ -30,9 +33,14 @@ pub fn address(reader: &Reader<'_>) -> SocketAddr {
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(address: SocketAddr, quiet: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(address: SocketAddr, metrics: Metrics, quiet: CancellationToken) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     tracing::info!("listening on http://{address}");
-    let app = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    let metrics = Arc::new(metrics);
+    let figures = move || {
+        let metrics = metrics.clone();
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.text().await) }
+    };
+    let app = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(figures));
     axum::serve(listener, app).with_graceful_shutdown(async move { quiet.cancelled().await }).await.context("serving")
 }

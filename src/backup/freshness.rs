@@ -44,6 +44,10 @@ pub struct Freshness {
     pub proven: Option<String>,
     /// When.
     pub proven_at: Option<DateTime<Utc>>,
+    /// Whether the newest archive is too old, or there is none; never without a limit.
+    pub archive_overdue: bool,
+    /// The same for the newest proof.
+    pub drill_overdue: bool,
     /// What is too old; one fragment for each.
     pub alarms: Vec<String>,
 }
@@ -77,8 +81,9 @@ pub async fn look(shelf: &Shelf, limits: Limits, now: DateTime<Utc>) -> Result<F
     let stored_at = newest.as_ref().map(|shelved| shelved.entry.modified);
     let proven_at = proven.as_ref().map(|(_, at)| *at);
     let mut alarms = Vec::new();
-    for (what, limit, at) in [("archive", limits.archive, stored_at), ("drill that proved an archive", limits.drill, proven_at)] {
-        let Some(limit) = limit else { continue };
+    let mut overdue = |what: &str, limit: Option<Duration>, at: Option<DateTime<Utc>>| {
+        let Some(limit) = limit else { return false };
+        let before = alarms.len();
         let hours = limit.as_secs() / 3600;
         match at.map(|at| (now - at).to_std().unwrap_or_default()) {
             None => alarms.push(format!("there is no {what} in {}", shelf.shown())),
@@ -89,12 +94,17 @@ pub async fn look(shelf: &Shelf, limits: Limits, now: DateTime<Utc>) -> Result<F
             )),
             Some(_) => {}
         }
-    }
+        alarms.len() > before
+    };
+    let archive_overdue = overdue("archive", limits.archive, stored_at);
+    let drill_overdue = overdue("drill that proved an archive", limits.drill, proven_at);
     Ok(Freshness {
         newest: newest.map(|shelved| shelved.name),
         stored_at,
         proven: proven.map(|(name, _)| name),
         proven_at,
+        archive_overdue,
+        drill_overdue,
         alarms,
     })
 }
