@@ -1,13 +1,18 @@
 //! Archives read back: restored, proven, fetched, removed. Real databases and programs.
 
 mod bucket;
+mod by_hand;
 mod damage;
+mod doctor;
 mod drill;
 mod files;
 mod fixtures;
+mod gpg;
 mod kill;
 mod prune;
+mod queue;
 mod restore;
+mod secrets;
 mod swap;
 mod watch;
 

@@ -1,7 +1,7 @@
 //! Sealed streams: whole or an error, whatever happens to them; and the tools that read them without us.
 
 mod age;
-mod gpg;
+pub(crate) mod gpg;
 
 use bullwork::seal::{Opener, Seal, SealError};
 use bytes::{Bytes, BytesMut};

@@ -94,6 +94,11 @@ async fn jobs_of_the_queue_are_run_by_workers_and_can_be_cancelled() {
             redis.url(),
         )])))
         .unwrap();
+    eventually("the job tells how far it is", SOON, async || {
+        let progress = store.job("Backup queue", &id).await.unwrap().0.progress.unwrap_or_default();
+        progress["phase"] == "dump" && progress["bytes"].as_u64() > Some(0)
+    })
+    .await;
     store.cancel("Backup queue", &id, "a test").await.unwrap();
     eventually("the job fails", SOON, async || {
         store.job("Backup queue", &id).await.unwrap().1 == Some(bullwork::queue::State::Failed)

@@ -10,11 +10,11 @@ use bullwork::seal::{Opener, Seal, SealError};
 use super::{noise, opened, sealed};
 
 /// A key ring in a directory of its own.
-struct Home(tempfile::TempDir);
+pub(crate) struct Home(tempfile::TempDir);
 
 impl Home {
     /// None where gpg is not installed.
-    fn new() -> Option<Home> {
+    pub(crate) fn new() -> Option<Home> {
         let there = Command::new("gpg").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
         if !there {
             println!("NOT RUN: gpg is not installed");
@@ -24,13 +24,17 @@ impl Home {
         Some(Home(tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap()))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
     fn gpg(&self, args: &[&str]) -> std::process::Output {
+        self.gpg_with("", args)
+    }
+
+    fn gpg_with(&self, passphrase: &str, args: &[&str]) -> std::process::Output {
         let output = Command::new("gpg")
-            .args(["--batch", "--no-tty", "--yes", "--pinentry-mode", "loopback", "--passphrase", ""])
+            .args(["--batch", "--no-tty", "--yes", "--pinentry-mode", "loopback", "--passphrase", passphrase])
             .arg("--homedir")
             .arg(self.path())
             .args(args)
@@ -41,8 +45,20 @@ impl Home {
         output
     }
 
+    /// Makes a key pair that a passphrase protects, and has the agent forget it.
+    pub(crate) fn protected_key(&self, name: &str, passphrase: &str) {
+        self.gpg_with(passphrase, &["--quick-generate-key", name, "future-default", "default", "never"]);
+        self.forget();
+    }
+
+    /// Has the agent forget every passphrase.
+    fn forget(&self) {
+        let killed = Command::new("gpgconf").arg("--homedir").arg(self.path()).args(["--kill", "gpg-agent"]).status();
+        assert!(killed.unwrap().success());
+    }
+
     /// Makes a key pair and returns its fingerprint.
-    fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         self.gpg(&["--quick-generate-key", name, "future-default", "default", "never"]);
         self.fingerprint(name)
     }
@@ -64,7 +80,7 @@ impl Home {
     }
 
     /// A key ring that holds only the public part of what `self` has.
-    fn public(&self) -> Home {
+    pub(crate) fn public(&self) -> Home {
         let other = Home::new().unwrap();
         let file = other.path().join("public");
         std::fs::write(&file, self.gpg(&["--export"]).stdout).unwrap();
@@ -168,17 +184,8 @@ async fn a_stream_that_is_cut_or_altered_is_an_error() {
 #[tokio::test]
 async fn a_passphrase_comes_from_a_file() {
     let Some(home) = Home::new() else { return };
-    let output = Command::new("gpg")
-        .args(["--batch", "--no-tty", "--pinentry-mode", "loopback", "--passphrase", "open sesame", "--homedir"])
-        .arg(home.path())
-        .args(["--quick-generate-key", "x@example.org", "future-default", "default", "never"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    home.protected_key("x@example.org", "open sesame");
     let stream = sealed(&home.seal("x@example.org"), b"hello", 100).await.unwrap();
-    // The agent remembers it from making the key.
-    let forget = Command::new("gpgconf").arg("--homedir").arg(home.path()).args(["--kill", "gpg-agent"]).status();
-    assert!(forget.unwrap().success());
     let file = home.path().join("passphrase");
     std::fs::write(&file, "wrong\n").unwrap();
     let opener = Opener::Gpg(Keyring { home: Some(home.path().to_owned()), passphrase_file: Some(file.clone()) });
