@@ -146,7 +146,7 @@ impl Setup {
     /// A `pg_dump` that stops before its end until the file `go` appears beside it, and the directory that holds it.
     pub(crate) fn slow_pg_dump(&self) -> PathBuf {
         self.false_pg_dump(&format!(
-            "{} \"$@\"; touch {dir}/waiting; while [ ! -e {dir}/go ]; do sleep 0.05; done",
+            "{} \"$@\"; touch {dir}/waiting; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.05; done",
             programs().join("pg_dump").display(),
             dir = self.directory.path().join("bin").display()
         ))

@@ -131,7 +131,7 @@ async fn the_manifest_tells_what_is_in_the_archive() {
 async fn all_is_of_one_moment_whatever_is_written_meanwhile() {
     let setup = Setup::new().await;
     let bin = setup.false_pg_dump(&format!(
-        "touch {dir}/waiting; while [ ! -e {dir}/go ]; do sleep 0.05; done; exec {} \"$@\"",
+        "touch {dir}/waiting; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.05; done; exec {} \"$@\"",
         super::programs().join("pg_dump").display(),
         dir = setup.directory.path().join("bin").display()
     ));

@@ -23,7 +23,7 @@ fn slow_psql(setup: &Setup) -> std::path::PathBuf {
     let dir = bin.display().to_string();
     let script = format!(
         "#!/bin/bash\n[ \"$1\" = --version ] && exec {real} --version\n\
-         ( head -c 2000000; touch {dir}/waiting; while [ ! -e {dir}/go ]; do sleep 0.05; done; cat ) | {real} \"$@\"\n"
+         ( head -c 2000000; touch {dir}/waiting; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.05; done; cat ) | {real} \"$@\"\n"
     );
     std::fs::write(bin.join("psql"), script).unwrap();
     std::fs::set_permissions(bin.join("psql"), std::fs::Permissions::from_mode(0o755)).unwrap();
