@@ -68,6 +68,7 @@ story() {
                 ;;
             *)
                 expect "result, $(since "$step")" archived "$(said result "$output")"
+                second=$(said archive "$output")
                 expect "what changed" '["users"]' "$(said changedTables "$output")"
                 expect "archives in the store" 2 "$(archives)"
                 ;;
@@ -85,7 +86,7 @@ story() {
     title "5. Drill"
     note "bullwork backup drill --queue --wait: the newest archive into a scratch database, compared with its manifest"
     output=$(on_keeper backup drill --queue --wait) || die "the drill failed"
-    good "proven: $output"
+    expect "proven archive" "$second" "$(said archive "$output")"
     expect "databases on the keeper" "first postgres" \
         "$(sql "$keeper_port" postgres -A -t -c "select string_agg(datname, ' ' order by datname) from pg_database where not datistemplate")"
     on_server backup list | sed 's/^/  /' >&2
