@@ -39,7 +39,7 @@ impl Metrics {
         let Some(shelf) = &self.shelf else { return String::new() };
         // Whoever asks meanwhile waits, and gets the same answer.
         let mut seen = self.seen.lock().await;
-        if !seen.as_ref().is_some_and(|(at, _)| at.elapsed() < KEPT) {
+        if seen.as_ref().is_none_or(|(at, _)| at.elapsed() >= KEPT) {
             let looked = super::backup::freshness(shelf, self.limits).await;
             if let Err(error) = &looked {
                 tracing::warn!("/metrics has no ages of archives: {}", crate::redact::scrub(&format!("{error:#}")));
