@@ -40,7 +40,7 @@ local function take_next(q, tokens, lock, now)
     local all = redis.call('EXISTS', unpack(jobs)) == #jobs
     local before = #taken
     for i, id in ipairs(ids) do
-      if (all or redis.call('EXISTS', jobs[i]) == 1) and begin_run(q, id, tokens[#taken + 1], lock, now) then
+      if (all or #jobs > 1 and redis.call('EXISTS', jobs[i]) == 1) and begin_run(q, id, tokens[#taken + 1], lock, now) then
         taken[#taken + 1] = id
       end
     end
