@@ -84,8 +84,8 @@ impl World {
     async fn try_run(&self) -> (anyhow::Result<Summary>, Lines) {
         let lines = Lines::default();
         let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(Arc::new(lines.clone())));
-        let result =
-            tokio::time::timeout(Duration::from_secs(90), full::replicate(&run, &self.config)).await.expect("ends in time");
+        let ending = tokio::time::timeout(Duration::from_secs(90), full::replicate(&run, &self.config)).await;
+        let result = ending.unwrap_or_else(|_| panic!("the run did not end in time:\n{}", lines.all().join("\n")));
         (result, lines)
     }
 

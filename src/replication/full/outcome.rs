@@ -137,6 +137,11 @@ async fn ask(config: &Config, reached: &Reached, problem: &str) -> anyhow::Resul
             "target incomplete: {done} of {} tables; the next full replication repairs it",
             reached.tables.load(Ordering::Relaxed)
         ),
+        // The answer to the last note was lost, not the note.
+        "complete" if reached.beside.load(Ordering::Acquire) => {
+            format!("{told}, whole: all was done, and only the last answer was lost")
+        }
+        "complete" => "target complete: all was done, and only the last answer was lost".to_owned(),
         _ => "target incomplete: all rows are there, but not all keys, views and indexes; the next full replication repairs it"
             .to_owned(),
     })

@@ -131,7 +131,7 @@ fn chosen(all: usize, commit: usize) -> Vec<(usize, Edge)> {
     }
     let spread = (0..commit).step_by(13).map(|n| (n, if n % 2 == 0 { Edge::Before } else { Edge::After }));
     let near = (commit - 1..(commit + 2).min(all)).flat_map(both);
-    spread.chain(near).chain([(all - 1, Edge::Before)]).collect()
+    spread.chain(near).chain(both(all - 1)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
