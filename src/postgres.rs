@@ -327,6 +327,13 @@ impl Connection {
         self
     }
 
+    /// Waits while the throttle, if there is one, lets nothing pass: for queries that read much and send little.
+    pub async fn stand_back(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.pass(0).await;
+        }
+    }
+
     /// For `BEGIN` … through `Client::transaction`, which needs it mutable.
     pub fn client_mut(&mut self) -> &mut Client {
         &mut self.client

@@ -17,21 +17,29 @@ async fn server_process(session: &Connection) -> Result<Option<String>, tokio_po
 
 /// Refuses a database that is reached through such a pooler.
 ///
-/// One session asks for its server process and rests; a second one, in a transaction, asks too. The same answer means that
+/// # Errors
+/// When it is one, or the server cannot be reached.
+pub async fn refuse(database: &Database) -> Result<(), PostgresError> {
+    let resting = database.connect("what is there").await?;
+    second(database, &resting, "what is there").await.map(drop)
+}
+
+/// Opens a second session beside `resting`, which is in no transaction, and refuses such a pooler.
+///
+/// The one asks for its server process and rests; the second one, in a transaction, asks too. The same answer means that
 /// they share it. A pooler that has several to give may give another one: then this finds nothing, and statements fail.
 ///
 /// # Errors
 /// When it is one, or the server cannot be reached.
-pub async fn refuse(database: &Database) -> Result<(), PostgresError> {
+pub async fn second(database: &Database, resting: &Connection, purpose: &str) -> Result<Connection, PostgresError> {
     let doing = || format!("asking {database} what it is");
-    let resting = database.connect("what is there").await?;
-    let first = server_process(&resting).await.doing(doing)?;
-    let second = database.connect("what is there").await?;
+    let first = server_process(resting).await.doing(doing)?;
+    let second = database.connect(purpose).await?;
     second.batch_execute("begin").await.doing(doing)?;
     let shared = server_process(&second).await.doing(doing)? == first;
     second.batch_execute("rollback").await.doing(doing)?;
     if !shared {
-        return Ok(());
+        return Ok(second);
     }
     Err(PostgresError::Connect {
         database: database.to_string(),

@@ -71,16 +71,18 @@ pub mod watermark;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 
 use self::catalogue::Relation;
+use self::delta::Sides;
 use self::mapping::Plan;
 use self::watermark::{Late, SourceState, Watermark};
 use super::kindness::Kindness;
 use super::rules::{Applied, Rules, RulesError};
 use super::settings::{TableMode, TableModes, TableName};
 use crate::postgres::same::same_database;
-use crate::postgres::{Connection, Database, Doing, PostgresError, older_target, pooler};
+use crate::postgres::{Connection, Database, Doing, PostgresError, older_target, pooler, quote_literal};
 use crate::throttle::Throttle;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
@@ -88,6 +90,8 @@ use crate::worker::run::Stopped;
 /// Longest wait for any lock, on either side. Long enough for a reader's transaction to end,
 /// short enough that a forgotten session fails the job with a clear reason.
 const LOCK_TIMEOUT: &str = "60s";
+/// Longest wait of the session that looks ahead: without it the run goes on as well.
+const AHEAD_LOCK_TIMEOUT: &str = "2s";
 /// Longest wait for the target's answer to `ROLLBACK` after a failure.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -224,14 +228,17 @@ impl Incremental {
     async fn work(&self, run: &Run, throttle: Option<Arc<Throttle>>) -> Result<Summary, IncrementalError> {
         run.info("Start incremental replication");
         run.progress(|p| p.phase = "preparing".to_owned());
-        pooler::refuse(&self.source).await?;
         let (source, target) = tokio::try_join!(
             self.source.connect("incremental replication, source"),
             self.target.connect("incremental replication, target")
         )?;
-        let mut source = source.throttled(throttle);
-        set_up(&source, SOURCE_SESSION, "source").await?;
-        set_up(&target, TARGET_SESSION, "target").await?;
+        let ahead = pooler::second(&self.source, &source, "incremental replication, looking ahead").await?;
+        let (mut source, ahead) = (source.throttled(throttle.clone()), ahead.throttled(throttle));
+        tokio::try_join!(
+            set_up(&source, SOURCE_SESSION, "source"),
+            set_up(&ahead, SOURCE_SESSION, "source"),
+            set_up(&target, TARGET_SESSION, "target")
+        )?;
         if same_database(&target, &source).await? {
             return Err(IncrementalError::Refused(format!(
                 "source and target are the same database ({}); correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL",
@@ -241,30 +248,43 @@ impl Incremental {
         if let Some(older) = older_target(&source, &target).await? {
             return Err(IncrementalError::Refused(older));
         }
-        let appended = catalogue::resolve(&source, &self.modes, TableMode::Incremental).await?;
-        let mut deltas = catalogue::resolve(&source, &self.modes, TableMode::Delta).await?;
+        let known = catalogue::known(&source).await?;
+        let appended = catalogue::resolve(&known, &self.modes, TableMode::Incremental)?;
+        let mut deltas = catalogue::resolve(&known, &self.modes, TableMode::Delta)?;
         deltas.retain(|table| !appended.contains(table));
         let tables: Vec<TableName> = appended.iter().chain(&deltas).cloned().collect();
         let state = open_snapshot(&source, &tables).await?;
+        // One table at a time: two would be read at once.
+        let ahead = match self.kindness.connections {
+            Some(1) => None,
+            _ if deltas.is_empty() => None,
+            _ => join_snapshot(run, &source, ahead, &deltas).await?,
+        };
         self.rules.enter(&source).await?;
         let applied = self.rules.apply(&source, false).await?;
-        let appended = read_definitions(&source, appended).await?;
-        let deltas = read_definitions(&source, deltas).await?;
+        let names: Vec<&TableName> = tables.iter().collect();
+        let (definitions, there) = tokio::try_join!(read_definitions(&source, &tables), catalogue::relations(&target, &names))?;
+        let (appended, deltas) = definitions.split_at(appended.len());
+        let (there_appended, there_deltas) = there.split_at(appended.len());
         // Before anything is changed: a table without usable key is a mistake in the settings.
-        for (table, relation) in &appended {
+        for (table, relation) in appended {
             let key = mapping::key(table, relation)?;
             mapping::refuse_masked_key(table, &key, &applied.projection(relation.oid, &key.columns))?;
         }
         watermark::prepare(&target).await?;
-        for (table, relation) in &appended {
+        for ((table, relation), there) in appended.iter().zip(there_appended) {
             let columns: Vec<String> = relation.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
             let masked = mapping::ruled(table, applied.projection(relation.oid, &columns))?;
-            mapping::add_columns(&target, table, relation, &masked, run).await?;
+            mapping::add_columns(&target, table, (relation, there.as_ref()), &masked, run).await?;
         }
-        delta::prepare(run, &target, &applied, &deltas).await?;
+        let followed = deltas.iter().zip(there_deltas).map(|((table, source), there)| (table, source, there.as_ref()));
+        delta::prepare(run, &target, &applied, followed).await?;
 
-        target.batch_execute("begin").await.doing(|| "opening the target's transaction".to_owned())?;
-        match Box::pin(self.transaction(run, &mut source, &target, (&state, &applied), appended, deltas)).await {
+        // Whatever the role's default is: deletions lock rows first, and then need to see who refers to them by now.
+        let begin = "begin isolation level read committed";
+        target.batch_execute(begin).await.doing(|| "opening the target's transaction".to_owned())?;
+        let mut sides = Sides { source: &mut source, ahead: ahead.as_ref(), target: &target };
+        match Box::pin(self.transaction(run, &mut sides, (&state, &applied), appended, deltas)).await {
             Ok((summary, tables)) => {
                 target.batch_execute("commit").await.doing(|| "committing on the target".to_owned())?;
                 foreign_keys::validate(run, &target, &tables).await?;
@@ -291,27 +311,38 @@ impl Incremental {
     async fn transaction(
         &self,
         run: &Run,
-        source: &mut Connection,
-        target: &Connection,
+        sides: &mut Sides<'_>,
         (state, applied): (&SourceState, &Applied),
-        sources: Vec<(TableName, Relation)>,
-        deltas: Vec<(TableName, Relation)>,
+        appended: &[(TableName, Relation)],
+        deltas: &[(TableName, Relation)],
     ) -> Result<(Summary, Vec<u32>), IncrementalError> {
+        let target = sides.target;
+        let names: Vec<&TableName> = appended.iter().chain(deltas).map(|(table, _)| table).collect();
+        let mut there = catalogue::relations(target, &names).await?;
         let mut made = Vec::new();
-        for (table, relation) in sources.iter().chain(&deltas) {
-            if let Some(absent) = create::absent(source, target, table, relation).await? {
+        for ((table, relation), there) in appended.iter().chain(deltas).zip(&there) {
+            if let Some(absent) = create::absent(sides.source, target, table, (relation, there.as_ref())).await? {
                 run.info(format!("{table} table is absent on the target: it is made from the source's definition"));
-                create::make(source, target, table, &absent).await?;
+                create::make(sides.source, target, table, &absent).await?;
                 made.push(absent);
             }
         }
+        if !made.is_empty() {
+            there = catalogue::relations(target, &names).await?;
+        }
+        let mut pairs = Vec::with_capacity(there.len());
+        for ((table, relation), there) in appended.iter().chain(deltas).zip(there) {
+            let there = there.ok_or_else(|| IncrementalError::Refused(format!("table `{table}` is absent on the target")))?;
+            pairs.push((table.clone(), relation.clone(), there));
+        }
+        let deltas = pairs.split_off(appended.len());
         // Foreign keys that may wait are checked when all tables are complete.
         let wait = "set constraints all deferred";
         target.batch_execute(wait).await.doing(|| "setting up the target's transaction".to_owned())?;
 
-        let mut work = Vec::with_capacity(sources.len());
-        for (table, relation) in sources {
-            work.push(self.inspect(run, target, (state, applied), table, relation).await?);
+        let mut work = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            work.push(self.inspect(run, target, (state, applied), pair).await?);
         }
         for item in &work {
             tell::before(run, item);
@@ -324,16 +355,16 @@ impl Incremental {
             p.phase = "copying".to_owned();
             p.total = total;
         });
-        let mut deltas = Box::pin(delta::Deltas::find(self, run, source, target, applied, deltas, &oids)).await?;
+        let mut deltas = Box::pin(delta::Deltas::find(self, run, (sides.source, target), applied, deltas, &oids)).await?;
         oids.extend(deltas.oids());
-        Box::pin(deltas.fill_before_appended(run, source, target, &made, state)).await?;
+        Box::pin(deltas.fill_before_appended(run, sides, &made, state)).await?;
         let base = run.current_progress();
         let mut summary = Summary { tables: total, ..Summary::default() };
         for item in &work {
-            let copied = copy_table(run, source, target, state, item).await?;
+            let copied = copy_table(run, sides.source, target, state, item).await?;
             if let Late::FirstLoad = item.late {
                 for absent in made.iter().filter(|a| a.contains(&item.plan.table)) {
-                    create::finish(source, target, &item.plan.table, absent).await?;
+                    create::finish(sides.source, target, &item.plan.table, absent).await?;
                 }
                 let analyze = format!("analyze {}", item.plan.table.quoted());
                 target.batch_execute(&analyze).await.doing(|| format!("analyzing table `{}`", item.plan.table))?;
@@ -350,7 +381,7 @@ impl Incremental {
                 p.bytes = base.bytes + summary.bytes;
             });
         }
-        let done = Box::pin(deltas.finish(run, source, target, &made, state)).await?;
+        let done = Box::pin(deltas.finish(run, sides, &made, state)).await?;
         summary.rows += done.inserted;
         summary.bytes += done.bytes;
         (summary.updated, summary.deleted) = (done.updated, done.deleted);
@@ -363,12 +394,8 @@ impl Incremental {
         run: &Run,
         target: &Connection,
         (state, applied): (&SourceState, &Applied),
-        table: TableName,
-        source: Relation,
+        (table, source, there): (TableName, Relation, Relation),
     ) -> Result<Work, IncrementalError> {
-        let there = catalogue::relation(target, &table)
-            .await?
-            .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` is absent on the target")))?;
         let mut plan = mapping::plan(&table, &source, &there)?;
         let columns = plan.columns();
         plan.projection = mapping::ruled(&table, applied.projection(source.oid, &columns))?;
@@ -411,20 +438,55 @@ async fn set_up(connection: &Connection, settings: &str, side: &str) -> Result<(
 async fn open_snapshot(source: &Connection, tables: &[TableName]) -> Result<SourceState, IncrementalError> {
     let begin = "begin isolation level repeatable read read only";
     source.batch_execute(begin).await.doing(|| "opening the source's transaction".to_owned())?;
-    for table in tables {
-        let lock = format!("lock table {} in access share mode", table.quoted());
-        source.batch_execute(&lock).await.doing(|| format!("locking table `{table}` on the source against changes of form"))?;
-    }
+    lock(source, tables).await?;
     Ok(SourceState::read(source).await?)
 }
 
-async fn read_definitions(source: &Connection, tables: Vec<TableName>) -> Result<Vec<(TableName, Relation)>, IncrementalError> {
+/// Locks the source's tables against changes of form. Sent one behind the other, without waiting for each answer.
+async fn lock(source: &Connection, tables: &[TableName]) -> Result<(), PostgresError> {
+    let locks = tables.iter().map(|table| async move {
+        let lock = format!("lock table {} in access share mode", table.quoted());
+        source.batch_execute(&lock).await.doing(|| format!("locking table `{table}` on the source against changes of form"))
+    });
+    try_join_all(locks).await.map(drop)
+}
+
+/// Has a second session join the snapshot of the first one, so that it can look ahead; none where it cannot, which costs time only.
+///
+/// It takes its locks at once. Later, one might have to wait behind somebody who waits for those of the first session, which
+/// waits for what the second one sees: nobody but we could tell that they block each other.
+async fn join_snapshot(
+    run: &Run,
+    source: &Connection,
+    ahead: Connection,
+    tables: &[TableName],
+) -> Result<Option<Connection>, PostgresError> {
+    let doing = || "sharing the source's snapshot with a second session".to_owned();
+    let snapshot: String = source.query_one("select pg_catalog.pg_export_snapshot()", &[]).await.doing(doing)?.get(0);
+    let joined = async {
+        let join = format!(
+            "begin isolation level repeatable read read only; set transaction snapshot {}; set local lock_timeout = '{AHEAD_LOCK_TIMEOUT}'",
+            quote_literal(&snapshot)
+        );
+        ahead.batch_execute(&join).await.doing(doing)?;
+        lock(&ahead, tables).await
+    };
+    match joined.await {
+        Ok(()) => Ok(Some(ahead)),
+        Err(error) => {
+            run.info(format!("one session reads the source, a second one cannot: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+async fn read_definitions(source: &Connection, tables: &[TableName]) -> Result<Vec<(TableName, Relation)>, IncrementalError> {
+    let names: Vec<&TableName> = tables.iter().collect();
     let mut read = Vec::with_capacity(tables.len());
-    for table in tables {
-        let relation = catalogue::relation(source, &table)
-            .await?
-            .ok_or_else(|| IncrementalError::Refused(format!("table `{table}` was dropped from the source just now")))?;
-        read.push((table, relation));
+    for (table, relation) in tables.iter().zip(catalogue::relations(source, &names).await?) {
+        let relation =
+            relation.ok_or_else(|| IncrementalError::Refused(format!("table `{table}` was dropped from the source just now")))?;
+        read.push((table.clone(), relation));
     }
     Ok(read)
 }

@@ -73,7 +73,7 @@ pub static REPLICATION_MAX_RATE: Setting = Setting::new(
 /// A limit for who reads.
 pub static REPLICATION_SOURCE_CONNECTIONS: Setting = Setting::new(
     "REPLICATION_SOURCE_CONNECTIONS",
-    "Tables that the full copy reads from the source at the same time, each by a connection, beside one or two that only wait; 1 to 32. Unset: as PG_RESTORE_JOBS.",
+    "Tables that the full copy reads from the source at the same time, each by a connection, beside one or two that only wait; 1 to 32. Unset: as PG_RESTORE_JOBS. Delta tables are read by two at most.",
 );
 /// When to stand back, by numbers.
 pub static REPLICATION_BUSY_SESSIONS: Setting = Setting::new(

@@ -56,8 +56,8 @@ impl TargetLock {
     /// # Errors
     /// When the target cannot be asked or stands behind a pooler that would not keep the lock, or the run is told to stop first.
     pub async fn acquire(target: &Database, run: &Run) -> Result<Self, TargetLockError> {
-        run.unless_stopped(pooler::refuse(target)).await??;
         let session = run.unless_stopped(target.connect("target lock")).await??;
+        run.unless_stopped(pooler::second(target, &session, "what is there")).await??;
         // The session idles for the whole run; a server's idle limit must not end it.
         run.unless_stopped(session.batch_execute("set statement_timeout = 0; set lock_timeout = 0"))
             .await?

@@ -1,5 +1,9 @@
 //! Tables as the two catalogues describe them, found by their exact names.
 
+use std::collections::HashMap;
+
+use tokio_postgres::types::ToSql;
+
 use crate::postgres::{Connection, Doing, PostgresError, quote_identifier};
 use crate::replication::binary::base_and_portable;
 use crate::replication::settings::{TableMode, TableModes, TableName};
@@ -63,15 +67,16 @@ const RELATIONS: &str = "select n.nspname, c.relname, c.relkind::text
     where c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relpersistence <> 't'
       and n.nspname not in ('pg_catalog', 'information_schema')";
 
-const RELATION: &str = "select c.oid, c.relkind::text,
+const NAMED: &str = "select w.place, c.oid, c.relkind::text,
         c.relkind = 'p' and exists (select from pg_catalog.pg_partition_tree(c.oid) p
             join pg_catalog.pg_class f on f.oid = p.relid where f.relkind = 'f')
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = $1 and c.relname = $2";
+    from unnest($1::text[], $2::text[]) with ordinality w(schema, name, place)
+    join pg_catalog.pg_namespace n on n.nspname = w.schema
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = w.name";
 
 fn columns() -> String {
     format!(
-        "select a.attname, tn.nspname, t.typname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+        "select a.attrelid, a.attname, tn.nspname, t.typname, pg_catalog.format_type(a.atttypid, a.atttypmod),
             a.attnotnull, a.atthasdef or a.attidentity <> '', a.attgenerated <> '',
             wire.portable, wire.base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype),
             case when a.atthasmissing then a.attmissingval::text end
@@ -79,34 +84,37 @@ fn columns() -> String {
         join pg_catalog.pg_type t on t.oid = a.atttypid
         join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
         cross join lateral {} wire(base, portable)
-        where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-        order by a.attnum",
+        where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped
+        order by a.attrelid, a.attnum",
         base_and_portable("a.atttypid")
     )
 }
 
-const INDEXES: &str = "select i.indisprimary, array_agg(a.attname::text order by k.n)
+const INDEXES: &str = "select i.indrelid, i.indisprimary, array_agg(a.attname::text order by k.n)
     from pg_catalog.pg_index i
     cross join lateral unnest(i.indkey::int2[]) with ordinality k(attnum, n)
     join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    where i.indrelid = $1 and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null and k.n <= i.indnkeyatts
-    group by i.indexrelid, i.indisprimary";
+    where i.indrelid = any($1) and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null and k.n <= i.indnkeyatts
+    group by i.indrelid, i.indexrelid, i.indisprimary";
+
+/// What the source has by those names: tables, views and foreign tables, with the letter of their kind.
+pub(in crate::replication) async fn known(source: &Connection) -> Result<Vec<(TableName, String)>, PostgresError> {
+    let rows = source.query(RELATIONS, &[]).await.doing(|| "listing the source's tables".to_owned())?;
+    Ok(rows.iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect())
+}
 
 /// The tables of `mode`, `incremental` or `delta`, in the settings' order. A key of the settings is a plain name
 /// in `public`, or `schema.table`; names may hold dots themselves, so the catalogue decides.
-pub(in crate::replication) async fn resolve(
-    source: &Connection,
+pub(in crate::replication) fn resolve(
+    known: &[(TableName, String)],
     modes: &TableModes,
     mode: TableMode,
 ) -> Result<Vec<TableName>, IncrementalError> {
-    let rows = source.query(RELATIONS, &[]).await.doing(|| "listing the source's tables".to_owned())?;
-    let known: Vec<(TableName, String)> =
-        rows.iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect();
     let mut tables = Vec::new();
     for key in modes.keys_with(mode) {
         let before = tables.len();
         let mut repeated = false;
-        for (table, kind) in &known {
+        for (table, kind) in known {
             if !(table.schema == "public" && key == table.name) && key != format!("{}.{}", table.schema, table.name) {
                 continue;
             }
@@ -135,40 +143,65 @@ pub(in crate::replication) async fn relation(
     connection: &Connection,
     table: &TableName,
 ) -> Result<Option<Relation>, IncrementalError> {
-    let doing = || format!("reading the definition of table `{table}`");
-    let Some(row) = connection.query_opt(RELATION, &[&table.schema, &table.name]).await.doing(doing)? else {
-        return Ok(None);
+    Ok(relations(connection, &[table]).await?.pop().flatten())
+}
+
+/// The tables of those names, each named once, in the same order; `None` for one that is not there. Three queries, however many there are: most
+/// of what such a query takes is planning it.
+pub(in crate::replication) async fn relations(
+    connection: &Connection,
+    tables: &[&TableName],
+) -> Result<Vec<Option<Relation>>, IncrementalError> {
+    let doing = || match tables {
+        [table] => format!("reading the definition of table `{table}`"),
+        _ => format!("reading the definitions of {} tables", tables.len()),
     };
-    let kind: String = row.get(1);
-    if !matches!(kind.as_str(), "r" | "p") {
-        return Err(IncrementalError::Refused(format!("`{table}` is not a table on the target; rename or drop it there")));
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().map(|t| (t.schema.as_str(), t.name.as_str())).unzip();
+    let mut found: Vec<Option<Relation>> = vec![None; tables.len()];
+    let mut places = HashMap::new();
+    for row in connection.query(NAMED, &[&schemas, &names]).await.doing(doing)? {
+        let place = usize::try_from(row.get::<_, i64>(0)).unwrap_or_default() - 1;
+        let (oid, kind): (u32, String) = (row.get(1), row.get(2));
+        if !matches!(kind.as_str(), "r" | "p") {
+            let table = tables[place];
+            return Err(IncrementalError::Refused(format!("`{table}` is not a table on the target; rename or drop it there")));
+        }
+        places.insert(oid, place);
+        found[place] = Some(Relation { oid, partitioned: kind == "p", foreign_parts: row.get(3), ..Relation::default() });
     }
-    let oid: u32 = row.get(0);
-    let mut relation = Relation { oid, partitioned: kind == "p", foreign_parts: row.get(2), ..Relation::default() };
-    for row in connection.query(&columns(), &[&oid]).await.doing(doing)? {
+    let oids: Vec<u32> = places.keys().copied().collect();
+    let params: [&(dyn ToSql + Sync); 1] = [&oids];
+    let columns = columns();
+    let (columns, indexes) =
+        tokio::try_join!(connection.query(&columns, &params), connection.query(INDEXES, &params)).doing(doing)?;
+    // Only what was found is asked for, and each table is named once.
+    let place = |oid: u32| places[&oid];
+    for row in columns {
+        let Some(relation) = &mut found[place(row.get(0))] else { continue };
         relation.columns.push(Column {
-            name: row.get(0),
-            type_schema: row.get(1),
-            type_name: row.get(2),
-            sql_type: row.get(3),
-            not_null: row.get(4),
-            filled: row.get(5),
-            generated: row.get(6),
-            portable: row.get(7),
-            integer: row.get(8),
-            missing: row.get(9),
+            name: row.get(1),
+            type_schema: row.get(2),
+            type_name: row.get(3),
+            sql_type: row.get(4),
+            not_null: row.get(5),
+            filled: row.get(6),
+            generated: row.get(7),
+            portable: row.get(8),
+            integer: row.get(9),
+            missing: row.get(10),
         });
     }
-    for row in connection.query(INDEXES, &[&oid]).await.doing(doing)? {
-        let columns: Vec<String> = row.get(1);
+    for row in indexes {
+        let Some(relation) = &mut found[place(row.get(0))] else { continue };
+        let columns: Vec<String> = row.get(2);
         if let [only] = columns.as_slice() {
             relation.unique.push(only.clone());
         }
-        if row.get(0) {
+        if row.get(1) {
             relation.primary_key = columns;
         }
     }
-    Ok(Some(relation))
+    Ok(found)
 }
 
 pub(super) async fn is_empty(target: &Connection, table: &TableName) -> Result<bool, PostgresError> {

@@ -26,14 +26,13 @@ impl Absent {
     }
 }
 
-/// What the target lacks of `table`; `None` when nothing is to be made.
+/// What the target, whose table is `there`, lacks of `table`; `None` when nothing is to be made.
 pub(super) async fn absent(
     source: &Connection,
     target: &Connection,
     table: &TableName,
-    relation: &Relation,
+    (relation, there): (&Relation, Option<&Relation>),
 ) -> Result<Option<Absent>, IncrementalError> {
-    let there = super::catalogue::relation(target, table).await?;
     let tables = match there {
         None if !relation.partitioned => vec![(relation.oid, table.clone())],
         // A plain table on the target takes the rows of all partitions.

@@ -21,10 +21,10 @@
 //! one that the last run left on the target ([`key_set`]). Other keys – texts, uuids, several columns, numbers that
 //! lie far apart – have no set; when the counts say that some are gone, all of them travel.
 //!
-//! Tables come one after the other, referenced ones first: while the target applies the changes of one, the source looks for
-//! those of the next. Everything happens in the run's one source snapshot and one target transaction. Readers are never
-//! locked out and see the tables as they were until the commit; other writers of a table that
-//! changes wait for it. A run that dies leaves the target as it was.
+//! Tables come one after the other, referenced ones first: while the target applies the changes of one, a second session with
+//! the source looks for those of the next, where it may have one ([`Sides`]). Everything happens in the run's one source snapshot
+//! and one target transaction. Readers are never locked out and see the tables as they were until the commit; other writers of a
+//! table that changes wait for it. A run that dies leaves the target as it was.
 //!
 //! # When every row is compared
 //!
@@ -53,11 +53,13 @@ mod stage;
 mod state;
 
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use self::key_set::Found;
-use self::keys::{ForeignKey, Order};
-use self::state::{Shape, State};
-use super::catalogue::{self, Relation};
+use self::keys::{Keys, Order};
+use self::look::Look;
+use self::state::{Hashes, Shape, State};
+use super::catalogue::Relation;
 use super::create::{self, Absent};
 use super::mapping::{self, Key, Plan};
 use super::stream::{self, Copied};
@@ -124,9 +126,21 @@ struct Table {
 pub(super) struct Deltas {
     tables: Vec<Table>,
     order: Order,
-    keys: Vec<ForeignKey>,
+    keys: Keys,
     first_load: bool,
 }
+
+/// What the run does its work through.
+pub(super) struct Sides<'s> {
+    pub source: &'s mut Connection,
+    /// A second session with the source, in the same snapshot, that looks ahead.
+    pub ahead: Option<&'s Connection>,
+    pub target: &'s Connection,
+}
+
+/// Looks that wait to be used, beside the one that is being taken; each may hold two sets of keys, of 300 kB for two million, and of 16 MB
+/// at most.
+const AHEAD: usize = 1;
 
 /// What all of them came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,42 +166,53 @@ fn key(source: &Relation) -> Key {
     Key { unique: !columns.is_empty(), columns, ordered: false }
 }
 
-/// Before the transaction: the table of states, and columns that follow the source's.
-pub(super) async fn prepare(
+/// Before the transaction: the table of states, and columns that follow the source's. With each table comes the target's, if any.
+pub(super) async fn prepare<'t>(
     run: &Run,
     target: &Connection,
     applied: &Applied,
-    tables: &[(TableName, Relation)],
+    tables: impl ExactSizeIterator<Item = (&'t TableName, &'t Relation, Option<&'t Relation>)>,
 ) -> Result<(), IncrementalError> {
-    if tables.is_empty() {
+    if tables.len() == 0 {
         return Ok(());
     }
     state::prepare(target).await?;
-    for (table, source) in tables {
-        columns::follow(run, target, applied, table, source).await?;
+    let states = state::load(target).await?;
+    for (table, source, there) in tables {
+        columns::follow(run, target, applied, table, (source, there), states.get(table)).await?;
     }
     Ok(())
 }
 
 impl Deltas {
-    /// Finds the tables on both sides and in which order they are filled. `appended` are the target's tables that rows are
-    /// appended to in the same transaction.
+    /// Finds what is known of the tables, each with the source's and the target's, and in which order they are filled.
+    /// `appended` are the target's tables that rows are appended to in the same transaction.
     pub(super) async fn find(
         work: &Incremental,
         run: &Run,
-        source: &Connection,
-        target: &Connection,
+        (source, target): (&Connection, &Connection),
         applied: &Applied,
-        tables: Vec<(TableName, Relation)>,
+        tables: Vec<(TableName, Relation, Relation)>,
         appended: &[u32],
     ) -> Result<Deltas, IncrementalError> {
-        let mut found = Vec::with_capacity(tables.len());
-        for (number, (name, relation)) in tables.into_iter().enumerate() {
-            found.push(Table::find(run, source, target, applied, (name, relation), number).await?);
+        if tables.is_empty() {
+            return Ok(Deltas {
+                tables: Vec::new(),
+                order: Order::default(),
+                keys: Keys::default(),
+                first_load: work.first_load,
+            });
         }
-        let oids: Vec<u32> = found.iter().map(|t| t.target.oid).collect();
-        let keys = if oids.is_empty() { Vec::new() } else { keys::read(target, &oids, appended).await? };
-        let edges: Vec<(u32, u32)> = keys.iter().filter_map(|k| k.child.map(|child| (child, k.parent))).collect();
+        let sources: Vec<u32> = tables.iter().map(|(_, source, _)| source.oid).collect();
+        let oids: Vec<u32> = tables.iter().map(|(_, _, there)| there.oid).collect();
+        let (mut hashes, mut states, keys) =
+            tokio::try_join!(Hashes::read(source, &sources), state::load(target), Keys::read(target, &oids, appended))?;
+        let mut found = Vec::with_capacity(tables.len());
+        for (number, (name, relation, there)) in tables.into_iter().enumerate() {
+            let (hashes, stored) = (hashes.remove(&relation.oid).unwrap_or_default(), states.remove(&name));
+            found.push(Table::find(run, applied, (name, relation, there), number, hashes, stored)?);
+        }
+        let edges: Vec<(u32, u32)> = keys.all.iter().filter_map(|k| k.child.map(|child| (child, k.parent))).collect();
         let order = keys::order(&oids, appended, &edges);
         Ok(Deltas { tables: found, order, keys, first_load: work.first_load })
     }
@@ -201,26 +226,25 @@ impl Deltas {
     pub(super) async fn fill_before_appended(
         &mut self,
         run: &Run,
-        source: &mut Connection,
-        target: &Connection,
+        sides: &mut Sides<'_>,
         made: &[Absent],
         now: &SourceState,
     ) -> Result<(), IncrementalError> {
         let places = self.order.before.clone();
-        self.fill(run, (source, target), made, now, &places).await
+        self.fill(run, sides, made, now, &places).await
     }
 
     /// Brings the others up to date, deletes what is gone, and remembers all of it.
     pub(super) async fn finish(
         mut self,
         run: &Run,
-        source: &mut Connection,
-        target: &Connection,
+        sides: &mut Sides<'_>,
         made: &[Absent],
         now: &SourceState,
     ) -> Result<Totals, IncrementalError> {
         let places = self.order.after.clone();
-        self.fill(run, (source, target), made, now, &places).await?;
+        self.fill(run, sides, made, now, &places).await?;
+        let target = sides.target;
         for index in self.order.before.iter().chain(&self.order.after).rev() {
             let table = &mut self.tables[*index];
             apply::delete_waiting(run, target, table, &self.keys).await?;
@@ -237,70 +261,72 @@ impl Deltas {
         Ok(totals)
     }
 
-    /// One table after the other: finds out what there is to do, brings it over, applies it. While the target applies the
-    /// changes of one table, the source looks for those of the next.
+    /// One table after the other: finds out what there is to do, brings it over, applies it. Meanwhile a second session looks
+    /// for the changes of the next ones, where there is one.
     async fn fill(
         &mut self,
         run: &Run,
-        (source, target): (&mut Connection, &Connection),
+        Sides { source, ahead, target }: &mut Sides<'_>,
         made: &[Absent],
         now: &SourceState,
         places: &[usize],
     ) -> Result<(), IncrementalError> {
-        let mut staged: Option<usize> = None;
-        for place in places.iter().copied() {
-            let (seen, there) = match staged.take().map(|last| self.tables.get_disjoint_mut([last, place])) {
-                Some(Ok([last, next])) => {
-                    let (looked_at, next) = (&*source, &*next);
-                    tokio::try_join!(async { Ok(next.look_at_source(looked_at, now).await?) }, async {
-                        last.apply(run, target, &self.keys).await?;
-                        Ok::<_, IncrementalError>(next.look_at_target(target).await?)
-                    })?
-                }
-                _ => {
-                    let next = &self.tables[place];
-                    tokio::try_join!(next.look_at_source(source, now), next.look_at_target(target))?
-                }
-            };
-            let table = &mut self.tables[place];
-            table.decide(self.first_load, now, seen, &there)?;
-            table.tell_before(run);
-            match table.course {
-                Course::Unchanged => table.done(run),
-                Course::FirstLoad => table.load(run, source, target, made).await?,
-                Course::Changes | Course::Everything(_) => {
-                    table.stage(run, source, target).await?;
-                    staged = Some(place);
+        let looks: Vec<Look> = places.iter().map(|place| self.tables[*place].look(now)).collect();
+        let (seen, mut sights) = mpsc::channel(AHEAD);
+        let looking = async {
+            let (Some(ahead), seen) = (*ahead, seen) else { return Ok(()) };
+            for look in &looks {
+                // Nobody takes it when the work beside failed.
+                if seen.send(look.at(ahead).await?).await.is_err() {
+                    break;
                 }
             }
-        }
-        match staged {
-            Some(last) => self.tables[last].apply(run, target, &self.keys).await,
-            None => Ok(()),
-        }
+            Ok(())
+        };
+        let working = async {
+            for (place, look) in places.iter().zip(&looks) {
+                let table = &mut self.tables[*place];
+                let sight = async {
+                    match ahead {
+                        Some(_) => Ok(sights.recv().await.expect("a look that failed ends both")),
+                        None => look.at(source).await,
+                    }
+                };
+                let (sight, there) = tokio::try_join!(sight, table.look_at_target(target))?;
+                table.decide(self.first_load, now, sight, &there)?;
+                table.tell_before(run);
+                match table.course {
+                    Course::Unchanged => {}
+                    Course::FirstLoad => table.load(run, source, target, made).await?,
+                    Course::Changes | Course::Everything(_) => {
+                        table.stage(run, source, target).await?;
+                        apply::apply(target, table, &self.keys).await?;
+                    }
+                }
+                table.done(run);
+            }
+            Ok::<_, IncrementalError>(())
+        };
+        tokio::try_join!(looking, working).map(drop)
     }
 }
 
 impl Table {
-    async fn find(
+    fn find(
         run: &Run,
-        source: &Connection,
-        target: &Connection,
         applied: &Applied,
-        (name, relation): (TableName, Relation),
+        (name, relation, there): (TableName, Relation, Relation),
         number: usize,
+        hashes: Hashes,
+        stored: Option<State>,
     ) -> Result<Table, IncrementalError> {
-        let there = catalogue::relation(target, &name)
-            .await?
-            .ok_or_else(|| IncrementalError::Refused(format!("table `{name}` is absent on the target")))?;
         let mut plan = mapping::pair(&name, &relation, &there, key(&relation))?;
         let columns = plan.columns();
         plan.projection = mapping::ruled(&name, applied.projection(relation.oid, &columns))?;
         for note in &plan.notes {
             run.warn(format!("{name}: {note}"));
         }
-        let shape = Shape::read(source, &plan, &relation, applied.fingerprint(relation.oid).stored(&[])).await?;
-        let stored = state::load(target, &name).await?;
+        let shape = Shape::new(&plan, &relation, hashes, applied.fingerprint(relation.oid).stored(&[]));
         Ok(Table {
             plan,
             source: relation,
@@ -340,13 +366,6 @@ impl Table {
         self.total = copied.read;
         self.tally.inserted = copied.rows;
         self.tally.bytes += copied.bytes;
-        self.done(run);
-        Ok(())
-    }
-
-    async fn apply(&mut self, run: &Run, target: &Connection, keys: &[ForeignKey]) -> Result<(), IncrementalError> {
-        apply::apply(target, self, keys).await?;
-        self.done(run);
         Ok(())
     }
 

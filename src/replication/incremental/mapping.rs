@@ -230,13 +230,11 @@ fn same_type(a: &Column, b: &Column) -> bool {
 pub(super) async fn add_columns(
     target: &Connection,
     table: &TableName,
-    source: &Relation,
+    (source, there): (&Relation, Option<&Relation>),
     masked: &Projection,
     run: &Run,
 ) -> Result<(), IncrementalError> {
-    let Some(there) = super::catalogue::relation(target, table).await? else {
-        return Ok(());
-    };
+    let Some(there) = there else { return Ok(()) };
     for column in source.columns.iter().filter(|c| there.column(&c.name).is_none()) {
         let left_out = |why: &str| run.warn(format!("{table}: new column `{}` is left out: {why}", column.name));
         if column.generated && masked.readings.iter().any(|r| r.instead.is_some()) {

@@ -229,7 +229,7 @@ async fn choose(source: &Connection, config: &Config, rules: &Applied) -> anyhow
         config.tables.is_empty() || config.tables.iter().any(|text| names.iter().any(|name| is(text, name)))
     };
     let mut items = Vec::new();
-    for name in catalogue::resolve(source, &config.modes, TableMode::Incremental).await? {
+    for name in catalogue::resolve(&catalogue::known(source).await?, &config.modes, TableMode::Incremental)? {
         if wanted(&[&name]) {
             items.push(Item::Appended(name));
         }

@@ -1,8 +1,14 @@
 //! Delta mode beside the target's constraints.
 
+use std::time::Duration;
+
 use super::delta::{done, sync, work};
 use super::{Pair, number, run};
+use crate::support::eventually;
+use crate::support::postgres::{Cluster, PASSWORD};
+use bullwork::postgres::Database;
 use bullwork::replication::incremental::Incremental;
+use bullwork::replication::kindness::Kindness;
 use bullwork::replication::settings::{TableMode, TableModes};
 
 #[tokio::test]
@@ -176,5 +182,130 @@ async fn a_table_without_key_does_not_cascade_either() {
             assert_eq!((done(&ran), done(&second)), ((0, 0, 0), (1, 0, 1)));
         }
         assert_eq!(number(&pair.target, "select count(*) from report where t = 1").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_comes_to_refer_to_a_row_while_a_run_deletes_it() {
+    let tables = "create table t (id int primary key); create table u (id int primary key, v int)";
+    let pair = Pair::new(tables).await;
+    pair.target("create table report (t int references t)").await;
+    pair.source("insert into t select generate_series(1, 20); insert into u values (1, 1)").await;
+    sync(&pair, &["t", "u"]).await.summary();
+    pair.source("delete from t where id in (3, 4)").await;
+
+    // Began before: the run waits for it, and leaves the row.
+    let early = pair.cluster.client("warehouse").await;
+    early.batch_execute("begin; insert into report values (3)").await.unwrap();
+    let waits = "select count(*) from pg_stat_activity where application_name like 'bullwork: %' and wait_event_type = 'Lock'";
+    let tables = ["t", "u"];
+    let (ran, ()) = tokio::join!(sync(&pair, &tables), async {
+        eventually("the run waits", Duration::from_secs(20), async || number(&pair.source, waits).await == 1).await;
+        early.batch_execute("commit").await.unwrap();
+    });
+    assert_eq!(done(&ran), (0, 0, 1), "{:?}", ran.messages());
+    assert!(ran.says("t: 1 rows that are gone from the source stay"), "{:?}", ran.messages());
+    assert_eq!(number(&pair.target, "select count(*) from report join t on t = id").await, 1);
+
+    // Begins later: it waits for the run, and is refused.
+    pair.source("delete from t where id = 5; update u set v = 2").await;
+    let holder = pair.cluster.client("warehouse").await;
+    holder.batch_execute("begin; lock table u in share mode").await.unwrap();
+    let late = pair.cluster.client("warehouse").await;
+    let (ran, refused) = tokio::join!(sync(&pair, &tables), async {
+        eventually("the run waits", Duration::from_secs(20), async || number(&pair.source, waits).await == 1).await;
+        let inserting = late.batch_execute("insert into report values (5)");
+        let (refused, ()) = tokio::join!(inserting, async {
+            let blocked = "select count(*) from pg_stat_activity where query = 'insert into report values (5)' and wait_event_type = 'Lock'";
+            eventually("the insert waits", Duration::from_secs(20), async || number(&pair.source, blocked).await == 1).await;
+            holder.batch_execute("commit").await.unwrap();
+        });
+        refused
+    });
+    assert_eq!(done(&ran), (0, 1, 1), "{:?}", ran.messages());
+    assert!(refused.is_err_and(|e| e.code().is_some_and(|c| c.code() == "23503")), "the row is gone");
+}
+
+#[tokio::test]
+async fn deletions_do_not_read_a_referring_table_for_each_row_where_that_may_be_left_out() {
+    let tables = "create table t (id int primary key, v int unique); create table c (id int primary key, t int references t, v int references t (v))";
+    let pair = Pair::new(tables).await;
+    let limited = "create role limited login password 'limited'; grant create on database warehouse to limited;
+                   alter table t owner to limited; alter table c owner to limited";
+    pair.target(limited).await;
+    pair.source(
+        "insert into t select i, i from generate_series(1, 1000) i; insert into c select i, i, i from generate_series(1, 100) i",
+    )
+    .await;
+    let url = pair.cluster.url("warehouse").replace(&format!("owner:{}@", PASSWORD.replace(' ', "%20")), "limited:limited@");
+    let by_owner = work(&pair, &["t", "c"]);
+    let by_limited = Incremental { target: Database::parse(&url).unwrap(), ..by_owner.clone() };
+    run(&by_limited).await.summary();
+    // Sessions tell what they did when they end.
+    let scans = async || number(&pair.target, "select seq_scan from pg_stat_user_tables where relname = 'c'").await;
+    let told = "select count(*) from pg_stat_activity where application_name like 'bullwork: %'";
+    for (by, is_allowed, gone) in
+        [(&by_limited, false, "id = 1 or id between 101 and 300"), (&by_owner, true, "id = 2 or id between 301 and 500")]
+    {
+        let before = scans().await;
+        // One of them something refers to, on the target, until that goes too.
+        pair.source(&format!("delete from c where {gone}; delete from t where {gone}")).await;
+        let ran = run(by).await;
+        assert_eq!(done(&ran), (0, 0, 202), "{:?}", ran.messages());
+        pair.assert_equal(&["t", "c"]).await;
+        eventually("the sessions ended", Duration::from_secs(20), async || number(&pair.source, told).await == 0).await;
+        let scanned = scans().await - before;
+        assert_eq!(scanned < 50, is_allowed, "{scanned} scans for 201 rows");
+    }
+    let role: String = pair.target.query_one("show session_replication_role", &[]).await.unwrap().get(0);
+    assert_eq!(role, "origin");
+}
+
+#[tokio::test]
+async fn triggers_of_a_table_that_is_referred_to_see_each_deletion() {
+    let pair = Pair::new("create table t (id int primary key)").await;
+    let trigger = "create table c (t int references t); create table noted (id int);
+        create function note() returns trigger language plpgsql as $$ begin insert into noted values (old.id); return old; end $$;
+        create trigger note after delete on t for each row execute function note()";
+    pair.target(trigger).await;
+    pair.source("insert into t select generate_series(1, 50)").await;
+    sync(&pair, &["t"]).await.summary();
+    pair.source("delete from t where id <= 7").await;
+    assert_eq!(done(&sync(&pair, &["t"]).await), (0, 0, 7));
+    assert_eq!(number(&pair.target, "select count(*) from noted").await, 7);
+}
+
+#[tokio::test]
+async fn one_session_with_the_source_is_enough() {
+    let source = Cluster::start();
+    let production = source.create("production").await;
+    let tables = "create table t (id int primary key, v int); create table u (id text primary key)";
+    let mut pair = Pair::new(tables).await;
+    production.batch_execute(tables).await.unwrap();
+    pair.source = production;
+    let rows =
+        "insert into t select i, i from generate_series(1, 100) i; insert into u select 'u' || i from generate_series(1, 100) i";
+    pair.source(rows).await;
+    let database = Database::parse(&source.url("production")).unwrap();
+    let (few, many) = (Kindness { connections: Some(1), ..Kindness::default() }, Kindness::default());
+    for (day, (kindness, sessions)) in [(few.clone(), 1), (many, 2), (few, 1)].into_iter().enumerate() {
+        pair.source(&format!(
+            "delete from t where id = 1 + {day}; update t set v = 0 where id = 90 + {day}; delete from u where id = 'u{day}1'"
+        ))
+        .await;
+        // Seen while the run waits for the target: these hold a snapshot of the source.
+        let holder = pair.cluster.client("warehouse").await;
+        holder.batch_execute("begin; lock table u in share mode").await.unwrap();
+        let work = Incremental { source: database.clone(), kindness, ..work(&pair, &["t", "u"]) };
+        let waits =
+            "select count(*) from pg_stat_activity where application_name like 'bullwork: %' and wait_event_type = 'Lock'";
+        let reading = "select count(*) from pg_stat_activity where application_name like 'bullwork: incremental%' and xact_start is not null";
+        let (ran, ()) = tokio::join!(run(&work), async {
+            eventually("the run waits", Duration::from_secs(20), async || number(&pair.target, waits).await == 1).await;
+            assert_eq!(number(&pair.source, reading).await, sessions);
+            holder.batch_execute("commit").await.unwrap();
+        });
+        ran.summary();
+        pair.assert_equal(&["t", "u"]).await;
     }
 }

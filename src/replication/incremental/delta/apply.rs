@@ -1,10 +1,17 @@
 //! Makes the target's table equal to what was staged.
 //!
-//! # One statement
+//! # In this order
 //!
-//! Rows that are gone are deleted, those that differ updated, new ones inserted, in this order and in
+//! Rows that are gone are deleted, those that differ updated, new ones inserted, the latter two in
 //! one statement: a value that moves from one row to another is free when it is taken, and
 //! foreign keys are looked at only when all is done.
+//!
+//! # Rows that are gone
+//!
+//! Of these, rows that something on the target refers to are found first ([`spare`]), by one statement a foreign key, and put
+//! by. Then nothing refers to the others, and nothing can begin to: they are locked, so who inserts a row that refers to
+//! one waits for our commit, and is refused. That is what the server's own check makes sure of, row by row; so where we
+//! may, we leave it out ([`Keys::spare_checks`]).
 //!
 //! # Values that change places
 //!
@@ -21,14 +28,14 @@
 use tokio_postgres::error::SqlState;
 
 use super::Table;
-use super::keys::ForeignKey;
+use super::keys::Keys;
 use super::sql::of;
 use crate::postgres::{Connection, Doing, PostgresError};
 use crate::replication::incremental::{IncrementalError, mapping};
 use crate::worker::Run;
 
 /// Applies what was staged. Rows that are gone but still referred to are put by for later.
-pub(super) async fn apply(target: &Connection, table: &mut Table, keys: &[ForeignKey]) -> Result<(), IncrementalError> {
+pub(super) async fn apply(target: &Connection, table: &mut Table, keys: &Keys) -> Result<(), IncrementalError> {
     let doing = || format!("applying the changes of table `{}` to the target", table.plan.table);
     if table.doomed > 0 {
         let sql = format!(
@@ -38,18 +45,9 @@ pub(super) async fn apply(target: &Connection, table: &mut Table, keys: &[Foreig
         );
         target.batch_execute(&sql).await.doing(doing)?;
         table.waiting = spare(target, table, keys).await?;
-    } else if table.is_keyed() {
-        // The statement reads it in any case.
-        let sql = format!(
-            "drop table if exists {}; create temporary table bullwork_doomed_{} on commit drop as select {} from {} with no data",
-            table.doomed(),
-            table.number,
-            table.key_list(),
-            table.there()
-        );
-        target.batch_execute(&sql).await.doing(doing)?;
+        table.tally.deleted += delete_doomed(target, table, keys).await?;
     }
-    if let Some(key) = keys.iter().find(|k| !table.is_keyed() && k.parent == table.target.oid && k.acts()) {
+    if let Some(key) = keys.to(table).find(|k| !table.is_keyed() && k.acts()) {
         return Err(IncrementalError::Refused(format!(
             "table `{}` has no key on the source, so rows that changed are deleted and inserted again, but foreign key `{}` of table `{}` \
              would then change rows there; give the table a primary key on the source, or the foreign key no action on delete",
@@ -80,7 +78,7 @@ pub(super) async fn delete_waiting(
     run: &Run,
     target: &Connection,
     table: &mut Table,
-    keys: &[ForeignKey],
+    keys: &Keys,
 ) -> Result<(), IncrementalError> {
     if table.waiting == 0 {
         return Ok(());
@@ -90,13 +88,12 @@ pub(super) async fn delete_waiting(
     let sql = format!("truncate {doomed}; insert into {doomed} select * from {waiting}; truncate {waiting}");
     target.batch_execute(&sql).await.doing(doing)?;
     table.tally.staying = spare(target, table, keys).await?;
-    let sql = format!("delete from {} t using {doomed} d where {}", table.there(), table.same_key("t", "d"));
-    table.tally.deleted += target.execute(&sql, &[]).await.doing(doing)?;
+    table.tally.deleted += delete_doomed(target, table, keys).await?;
     if table.tally.staying == 0 {
         return Ok(());
     }
     let mut because = Vec::new();
-    for key in keys.iter().filter(|k| k.parent == table.target.oid) {
+    for key in keys.to(table) {
         let sql = format!("select exists (select from {waiting} d where {})", key.refers(table, None));
         if target.query_one(&sql, &[]).await.doing(doing)?.get(0) {
             because.push(format!("{} ({})", key.shown, key.name));
@@ -117,13 +114,21 @@ pub(super) async fn delete_waiting(
 ///
 /// One statement a key: where no index leads to the rows that refer, they are read once. In one statement for all keys they
 /// would be looked for once for each doomed row.
-async fn spare(target: &Connection, table: &Table, keys: &[ForeignKey]) -> Result<u64, PostgresError> {
+///
+/// The doomed rows are locked before: what is not found to refer to them cannot come to do so.
+async fn spare(target: &Connection, table: &Table, keys: &Keys) -> Result<u64, PostgresError> {
     let (doomed, waiting) = (table.doomed(), table.put_by());
     let doing = || format!("looking for rows that refer to table `{}` on the target", table.plan.table);
+    if keys.to(table).next().is_none() {
+        return Ok(0);
+    }
+    let (there, same) = (table.there(), table.same_key("t", "d"));
+    let lock = format!("select count(*) from (select from {there} t join {doomed} d on {same} for update of t) locked");
+    target.execute(&lock, &[]).await.doing(doing)?;
     let mut spared = 0;
     loop {
         let before = spared;
-        for key in keys.iter().filter(|k| k.parent == table.target.oid) {
+        for key in keys.to(table) {
             let sql = format!(
                 "with spared as (delete from {doomed} d where {} returning *) insert into {waiting} select * from spared",
                 key.refers(table, Some(&doomed))
@@ -136,6 +141,19 @@ async fn spare(target: &Connection, table: &Table, keys: &[ForeignKey]) -> Resul
     }
 }
 
+/// Deletes the doomed rows, which nothing refers to.
+async fn delete_doomed(target: &Connection, table: &Table, keys: &Keys) -> Result<u64, PostgresError> {
+    let doing = || format!("deleting rows of table `{}` that are gone from the source", table.plan.table);
+    let sql = format!("delete from {} t using {} d where {}", table.there(), table.doomed(), table.same_key("t", "d"));
+    if !keys.spare_checks(target, table).await? {
+        return target.execute(&sql, &[]).await.doing(doing);
+    }
+    target.batch_execute("set local session_replication_role = replica").await.doing(doing)?;
+    let deleted = target.execute(&sql, &[]).await.doing(doing)?;
+    target.batch_execute("set local session_replication_role to default").await.doing(doing)?;
+    Ok(deleted)
+}
+
 /// What an update cannot do: two rows exchange a unique value, or an identity column gets another one.
 fn changes_places(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| {
@@ -144,8 +162,8 @@ fn changes_places(error: &tokio_postgres::Error) -> bool {
 }
 
 /// A key that cascades would take rows of other tables along when ours are deleted for a moment.
-async fn refuse_if_acted_upon(target: &Connection, table: &Table, keys: &[ForeignKey]) -> Result<(), IncrementalError> {
-    for key in keys.iter().filter(|k| k.parent == table.target.oid && k.acts()) {
+async fn refuse_if_acted_upon(target: &Connection, table: &Table, keys: &Keys) -> Result<(), IncrementalError> {
+    for key in keys.to(table).filter(|k| k.acts()) {
         let sql = format!("select exists (select from ({}) d where {})", differing(table), key.refers(table, None));
         let doing = || format!("looking for rows that refer to table `{}` on the target", table.plan.table);
         if target.query_one(&sql, &[]).await.doing(doing)?.get(0) {
@@ -168,10 +186,10 @@ fn upsert(table: &Table) -> String {
     let set = columns.iter().filter(|c| !plan.key.columns.contains(c) || !table.target.column(c).is_some_and(|c| c.integer));
     let set: Vec<String> = set.map(|c| crate::postgres::quote_identifier(c)).map(|c| format!("{c} = s.{c}")).collect();
     let changed = if set.is_empty() {
-        "select where (select count(*) from gone) < 0".to_owned()
+        "select where false".to_owned()
     } else {
         format!(
-            "update {} t set {} from {} s where {key} and {} and (select count(*) from gone) >= 0 returning 1",
+            "update {} t set {} from {} s where {key} and {} returning 1",
             table.there(),
             set.join(", "),
             table.rows(),
@@ -179,11 +197,10 @@ fn upsert(table: &Table) -> String {
         )
     };
     format!(
-        "with gone as ({}), changed as ({changed}),
+        "with changed as ({changed}),
         added as (insert into {} ({}) overriding system value select {} from {} s
             where not exists (select from {} t where {key}) and (select count(*) from changed) >= 0 returning 1)
-        select (select count(*) from gone), (select count(*) from changed), (select count(*) from added)",
-        delete_doomed(table),
+        select 0::int8, (select count(*) from changed), (select count(*) from added)",
         plan.table.quoted(),
         plan.column_list(),
         of("s", &plan.columns()),
@@ -203,14 +220,13 @@ fn replace(table: &Table) -> String {
     let values: Vec<String> = [of("s", &plan.columns()), of("o", &kept)].into_iter().filter(|list| !list.is_empty()).collect();
     let key = table.same_key("t", "s");
     format!(
-        "with gone as ({}), differing as materialized ({}),
-        removed({}) as (delete from {there} t using differing d where {} and (select count(*) from gone) >= 0 returning {}),
+        "with differing as materialized ({}),
+        removed({}) as (delete from {there} t using differing d where {} returning {}),
         back as (insert into {quoted} ({}) overriding system value select {} from {rows} s join removed o on {}
             where (select count(*) from removed) >= 0 returning 1),
         added as (insert into {quoted} ({}) overriding system value select {} from {rows} s
             where not exists (select from {there} t where {key}) and (select count(*) from removed) >= 0 returning 1)
-        select (select count(*) from gone), (select count(*) from back), (select count(*) from added)",
-        delete_doomed(table),
+        select 0::int8, (select count(*) from back), (select count(*) from added)",
         differing(table),
         mapping::list(&names),
         table.same_key("t", "d"),
@@ -224,10 +240,6 @@ fn replace(table: &Table) -> String {
         quoted = plan.table.quoted(),
         rows = table.rows(),
     )
-}
-
-fn delete_doomed(table: &Table) -> String {
-    format!("delete from {} t using {} d where {} returning 1", table.there(), table.doomed(), table.same_key("t", "d"))
 }
 
 /// Keys of rows that are on both sides and differ.

@@ -6,28 +6,27 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::state;
+use super::state::State;
 use crate::postgres::{Connection, Doing, explain, quote_identifier};
-use crate::replication::incremental::catalogue::{self, Column, Relation};
+use crate::replication::incremental::catalogue::{Column, Relation};
 use crate::replication::incremental::{IncrementalError, mapping};
 use crate::replication::rules::Applied;
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
-/// Brings the columns of the target's table, when it exists, up to date.
+/// Brings the columns of the target's table, when it exists, up to date. `stored` is what the last run left of it.
 pub(super) async fn follow(
     run: &Run,
     target: &Connection,
     applied: &Applied,
     table: &TableName,
-    source: &Relation,
+    (source, there): (&Relation, Option<&Relation>),
+    stored: Option<&State>,
 ) -> Result<(), IncrementalError> {
     let columns: Vec<String> = source.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
     let masked = mapping::ruled(table, applied.projection(source.oid, &columns))?;
-    mapping::add_columns(target, table, source, &masked, run).await?;
-    let (Some(stored), Some(there)) = (state::load(target, table).await?, catalogue::relation(target, table).await?) else {
-        return Ok(());
-    };
+    mapping::add_columns(target, table, (source, there), &masked, run).await?;
+    let (Some(stored), Some(there)) = (stored, there) else { return Ok(()) };
     if stored.mark.target_oid != there.oid {
         return Ok(());
     }

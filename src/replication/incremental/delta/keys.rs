@@ -5,7 +5,12 @@
 //! referenced table is filled before the ones that refer to it, the appended ones included, and
 //! emptied after them. Where references go round in a circle of tables, a key that cannot wait may refuse.
 
-use super::Table;
+use std::collections::HashSet;
+
+use tokio::sync::OnceCell;
+use tokio_postgres::error::SqlState;
+
+use super::{Table, state};
 use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, quote_qualified};
 
 /// A foreign key that leads to a delta table or an appended one.
@@ -23,6 +28,19 @@ pub(super) struct ForeignKey {
     referenced: Vec<String>,
     /// What a deletion does to rows that refer, as the catalogue's letter.
     action: String,
+    /// Whether what we find to refer is what the server would: by what `=` means anywhere, neither by an extension's operator nor
+    /// by periods; and no policy hides rows from us.
+    plain: bool,
+}
+
+/// The foreign keys that lead to the run's tables, and what deletions from these need to know.
+#[derive(Default)]
+pub(super) struct Keys {
+    pub all: Vec<ForeignKey>,
+    /// The tables with triggers or rules of somebody's.
+    triggered: HashSet<u32>,
+    /// Whether we may switch the server's own checks off.
+    unchecked: OnceCell<bool>,
 }
 
 const KEYS: &str = "with parts(top, oid) as (
@@ -33,7 +51,10 @@ const KEYS: &str = "with parts(top, oid) as (
             join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
         (select array_agg(a.attname::text order by k.n) from unnest(c.confkey) with ordinality k(number, n)
             join pg_catalog.pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.number),
-        c.confdeltype::text
+        c.confdeltype::text,
+        not pg_catalog.row_security_active(c.conrelid) and not pg_catalog.row_security_active(c.confrelid)
+        and not exists (select from unnest(c.conpfeqop) k(operator) join pg_catalog.pg_operator o on o.oid = k.operator
+            where o.oprname <> '=' or o.oprnamespace <> 'pg_catalog'::regnamespace)
     from pg_catalog.pg_constraint c
     join parts p on p.oid = c.confrelid
     left join parts y on y.oid = c.conrelid
@@ -41,8 +62,46 @@ const KEYS: &str = "with parts(top, oid) as (
     where c.contype = 'f' and c.conparentid = 0
     order by n.nspname, r.relname, c.conname";
 
-/// The foreign keys that lead to `deltas` or `appended`.
-pub(super) async fn read(target: &Connection, deltas: &[u32], appended: &[u32]) -> Result<Vec<ForeignKey>, PostgresError> {
+impl Keys {
+    /// Those that lead to `deltas` or `appended`.
+    pub(super) async fn read(target: &Connection, deltas: &[u32], appended: &[u32]) -> Result<Keys, PostgresError> {
+        let (all, triggered) =
+            tokio::try_join!(read(target, deltas, appended), state::triggered(target, deltas.iter().copied()))?;
+        Ok(Keys { all, triggered, unchecked: OnceCell::new() })
+    }
+
+    /// Those that lead to `table`.
+    pub(super) fn to<'k>(&'k self, table: &Table) -> impl Iterator<Item = &'k ForeignKey> + use<'k> {
+        let oid = table.target.oid;
+        self.all.iter().filter(move |key| key.parent == oid)
+    }
+
+    /// Whether rows of `table` that nothing refers to may go without the server's own checks, which would read each referring
+    /// table once for each row, where no index leads there: that took longer than all else of a night. Not where
+    /// somebody's triggers would be passed over with them, or where what we can ask is not what the server asks.
+    pub(super) async fn spare_checks(&self, target: &Connection, table: &Table) -> Result<bool, PostgresError> {
+        if self.to(table).next().is_none() || !self.to(table).all(|key| key.plain) || self.triggered.contains(&table.target.oid) {
+            return Ok(false);
+        }
+        self.unchecked.get_or_try_init(|| may_go_unchecked(target)).await.copied()
+    }
+}
+
+/// Superusers may, and from 15 on whom they granted it to.
+async fn may_go_unchecked(target: &Connection) -> Result<bool, PostgresError> {
+    let doing = || "asking whether checks of foreign keys may be left to us".to_owned();
+    let ask = "savepoint bullwork_unchecked; set local session_replication_role = replica";
+    let allowed = match target.batch_execute(ask).await {
+        Ok(()) => true,
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => false,
+        Err(error) => return Err(error).doing(doing),
+    };
+    let back = "rollback to savepoint bullwork_unchecked; release savepoint bullwork_unchecked";
+    target.batch_execute(back).await.doing(doing)?;
+    Ok(allowed)
+}
+
+async fn read(target: &Connection, deltas: &[u32], appended: &[u32]) -> Result<Vec<ForeignKey>, PostgresError> {
     let all: Vec<u32> = deltas.iter().chain(appended).copied().collect();
     let rows = target.query(KEYS, &[&all]).await.doing(|| "reading the target's foreign keys".to_owned())?;
     let key = |row: &tokio_postgres::Row| {
@@ -57,6 +116,7 @@ pub(super) async fn read(target: &Connection, deltas: &[u32], appended: &[u32]) 
             columns: row.get(6),
             referenced: row.get(7),
             action: row.get(8),
+            plain: row.get(9),
         }
     };
     Ok(rows.iter().map(key).collect())
@@ -107,19 +167,25 @@ impl ForeignKey {
     /// Condition: a row refers to the row of `table` whose key `d` has. Rows whose own key is among
     /// `leaving` do not count.
     pub(super) fn refers(&self, table: &Table, leaving: Option<&str>) -> String {
+        // Where rows refer by the key itself, it need not be looked up in the table.
+        let by_key = self.referenced.iter().all(|column| table.plan.key.columns.contains(column));
+        let referred = if by_key { "d" } else { "t" };
         let pairs = self.columns.iter().zip(&self.referenced);
-        let equal: Vec<String> = pairs.map(|(c, r)| format!("c.{} = t.{}", quote_identifier(c), quote_identifier(r))).collect();
+        let equal = pairs.map(|(c, r)| format!("c.{} = {referred}.{}", quote_identifier(c), quote_identifier(r)));
+        let equal = equal.collect::<Vec<_>>().join(" and ");
         let but = match leaving {
             Some(leaving) if self.child == Some(table.target.oid) => {
                 format!(" and not exists (select from {leaving} x where {})", table.same_key("x", "c"))
             }
             _ => String::new(),
         };
+        if by_key {
+            return format!("exists (select from {} c where {equal}{but})", self.from);
+        }
         format!(
-            "exists (select from {} t join {} c on {} where {}{but})",
+            "exists (select from {} t join {} c on {equal} where {}{but})",
             table.there(),
             self.from,
-            equal.join(" and "),
             table.same_key("t", "d")
         )
     }

@@ -6,6 +6,7 @@ use crate::postgres::{Connection, Doing, PostgresError};
 use crate::replication::incremental::IncrementalError;
 use crate::replication::incremental::catalogue::Relation;
 use crate::replication::incremental::watermark::SourceState;
+use crate::replication::settings::TableName;
 
 /// Condition of the source's rows that are not older than a snapshot whose `xmin` was this. A row
 /// with a negative age is older than half of the circle of transaction numbers; that is asked last, because few rows get so far.
@@ -32,27 +33,46 @@ pub(super) struct There {
     written: u64,
 }
 
-impl Table {
+/// How the source is looked at for a table; apart from the table, which changes while the next ones are looked at.
+pub(super) struct Look {
+    table: TableName,
+    /// The rows, for `FROM`.
+    from: String,
+    /// From which transaction on rows are new, or why that is not known.
+    since: Result<i64, String>,
+    /// The column whose whole numbers are the key, and about how many there are.
+    number: Option<(String, u64)>,
+}
+
+impl Look {
     /// Looks for changes, in one scan; or says why that is of no use.
-    pub(super) async fn look_at_source(
-        &self,
-        source: &Connection,
-        now: &SourceState,
-    ) -> Result<Result<Sight, String>, PostgresError> {
-        let xmin = match self.since(now) {
-            Ok(xmin) => xmin,
-            Err(reason) => return Ok(Err(reason)),
+    pub(super) async fn at(&self, source: &Connection) -> Result<Result<Sight, String>, PostgresError> {
+        let xmin = match &self.since {
+            Ok(xmin) => *xmin,
+            Err(reason) => return Ok(Err(reason.clone())),
         };
-        let (from, fresh) = (self.plan.rows_of(&self.source), fresh(xmin));
-        if let (Some(column), Some(stored)) = (self.number_column(), &self.stored) {
-            let read = KeySet::read(source, &self.plan.table, (&from, column), &fresh, stored.rows).await?;
+        source.stand_back().await;
+        let (from, fresh) = (&self.from, fresh(xmin));
+        if let Some((column, rows)) = &self.number {
+            let read = KeySet::read(source, &self.table, (from, column), &fresh, *rows).await?;
             if let Some(found) = read {
                 return Ok(Ok(Sight { xmin, total: found.all.count(), fresh: found.fresh.count(), keys: Some(found) }));
             }
         }
         let sql = format!("select count(*), count(*) filter (where {fresh}) from {from}");
-        let row = source.query_one(&sql, &[]).await.doing(|| format!("looking for changes of table `{}`", self.plan.table))?;
+        let row = source.query_one(&sql, &[]).await.doing(|| format!("looking for changes of table `{}`", self.table))?;
         Ok(Ok(Sight { xmin, total: count(row.get(0)), fresh: count(row.get(1)), keys: None }))
+    }
+}
+
+impl Table {
+    pub(super) fn look(&self, now: &SourceState) -> Look {
+        Look {
+            table: self.plan.table.clone(),
+            from: self.plan.rows_of(&self.source),
+            since: self.since(now),
+            number: self.number_column().zip(self.stored.as_ref()).map(|(column, stored)| (column.to_owned(), stored.rows)),
+        }
     }
 
     /// Counts the target's rows, and those that somebody else wrote since the last run.

@@ -131,15 +131,10 @@ impl Table {
     }
 
     /// The keys that this run leaves on the target, where they have a set and are sure.
-    pub(super) async fn keys_left(&self, target: &Connection) -> Result<Option<KeySet>, PostgresError> {
+    pub(super) async fn keys_left(&self, target: &Connection, triggered: bool) -> Result<Option<KeySet>, PostgresError> {
         let Some(column) = self.number_column() else { return Ok(None) };
         // What writes to the table on its own account may change keys under way.
-        let sql = "select exists (select from pg_catalog.pg_partition_tree($1::oid::regclass) p
-                join pg_catalog.pg_trigger g on g.tgrelid = p.relid and not g.tgisinternal)
-            or exists (select from pg_catalog.pg_class c where c.oid = $1 and (c.relhasrules or exists
-                (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)))";
-        let doing = || format!("looking for triggers of table `{}` on the target", self.plan.table);
-        if !self.tells_writers() || target.query_one(sql, &[&self.target.oid]).await.doing(doing)?.get(0) {
+        if triggered || !self.tells_writers() {
             return Ok(None);
         }
         let rows = self.rows_left();

@@ -21,6 +21,11 @@
 //! replaced, rewritten or truncated or got other partitions; when a column is new or has another type; when the
 //! target has not as many rows as it was left with; when it has rows that somebody else wrote.
 
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::try_join_all;
+use tokio_postgres::Row;
+
 use super::{Course, Table, key_set};
 use crate::postgres::{Connection, Doing, PostgresError};
 use crate::replication::incremental::catalogue::Relation;
@@ -76,30 +81,37 @@ pub(super) struct State {
     pub age: i32,
 }
 
-impl Shape {
-    pub(super) async fn read(
-        source: &Connection,
-        plan: &Plan,
-        relation: &Relation,
-        rules: String,
-    ) -> Result<Shape, PostgresError> {
-        let sql =
-            "with files(oid) as (select $1::oid union select p.relid from pg_catalog.pg_partition_tree($1::oid::regclass) p)
-            select (select md5(string_agg(c.oid::text || '/' || c.relfilenode::text, ',' order by c.oid))
-                from files join pg_catalog.pg_class c on c.oid = files.oid),
+/// The hashes of a table's files and of its enums' labels.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hashes {
+    files: String,
+    labels: String,
+}
+
+impl Hashes {
+    /// Those of the source's tables with these oids.
+    pub(super) async fn read(source: &Connection, tables: &[u32]) -> Result<HashMap<u32, Hashes>, PostgresError> {
+        let sql = "select t.oid,
+            (select md5(string_agg(c.oid::text || '/' || c.relfilenode::text, ',' order by c.oid))
+                from (select t.oid union select p.relid from pg_catalog.pg_partition_tree(t.oid::regclass) p) files
+                join pg_catalog.pg_class c on c.oid = files.oid),
             (select md5(coalesce(string_agg(a.attname || ':' || e.enumlabel, ',' order by a.attnum, e.enumsortorder), ''))
                 from pg_catalog.pg_attribute a
                 join pg_catalog.pg_type t on t.oid = a.atttypid
                 join pg_catalog.pg_enum e on e.enumtypid in (t.oid, t.typelem, t.typbasetype)
-                where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped)";
-        let row = source
-            .query_one(sql, &[&relation.oid])
-            .await
-            .doing(|| format!("reading what table `{}` is on the source", plan.table))?;
+                where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped)
+            from unnest($1::oid[]) t(oid)";
+        let rows = source.query(sql, &[&tables]).await.doing(|| "reading what the delta tables are on the source".to_owned())?;
+        Ok(rows.iter().map(|row| (row.get(0), Hashes { files: row.get(1), labels: row.get(2) })).collect())
+    }
+}
+
+impl Shape {
+    pub(super) fn new(plan: &Plan, relation: &Relation, hashes: Hashes, rules: String) -> Shape {
         let all = plan.columns();
         let copied = relation.columns.iter().filter(|c| all.contains(&c.name));
         let (columns, types) = copied.map(|c| (c.name.clone(), c.sql_type.clone())).unzip();
-        Ok(Shape { oid: relation.oid, files: row.get(0), labels: row.get(1), columns, types, rules })
+        Shape { oid: relation.oid, files: hashes.files, labels: hashes.labels, columns, types, rules }
     }
 
     /// What changed since `before` that rows do not tell.
@@ -134,16 +146,13 @@ pub(super) async fn prepare(target: &Connection) -> Result<(), PostgresError> {
     key_set::prepare(target).await
 }
 
-/// What the last run left for `table`.
-pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Option<State>, PostgresError> {
+/// What the last run left, of all tables.
+pub(super) async fn load(target: &Connection) -> Result<HashMap<TableName, State>, PostgresError> {
     let sql = "select target_oid, target_rows, key_columns, columns, types, source_oid, source_files, source_labels,
-            source_snapshot, source_identity, age(xmin), rules
-        from bullwork.delta_watermark where table_schema = $1 and table_name = $2";
-    let row = target
-        .query_opt(sql, &[&table.schema, &table.name])
-        .await
-        .doing(|| format!("reading what the last run left of table `{table}`"))?;
-    Ok(row.map(|row| State {
+            source_snapshot, source_identity, age(xmin), rules, table_schema, table_name
+        from bullwork.delta_watermark";
+    let rows = target.query(sql, &[]).await.doing(|| "reading what the last run left of the delta tables".to_owned())?;
+    let state = |row: &Row| State {
         mark: Watermark {
             target_oid: row.get(0),
             key_columns: row.get(2),
@@ -162,7 +171,8 @@ pub(super) async fn load(target: &Connection, table: &TableName) -> Result<Optio
             rules: row.get(11),
         },
         age: row.get(10),
-    }))
+    };
+    Ok(rows.iter().map(|row| (TableName { schema: row.get(12), name: row.get(13) }, state(row))).collect())
 }
 
 /// Remembers the tables that were written, or whose state grows old.
@@ -185,12 +195,18 @@ pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[T
     }
     let doing = || "storing what this run left of the delta tables".to_owned();
     target.batch_execute("savepoint bullwork_states").await.doing(doing)?;
-    for table in written {
+    let (statement, triggered) = tokio::try_join!(
+        async { target.prepare(sql).await.doing(doing) },
+        triggered(target, written.iter().map(|t| t.target.oid))
+    )?;
+    let statement = &statement;
+    // Sent one behind the other, without waiting for each answer.
+    try_join_all(written.iter().map(|table| async move {
         let (name, shape) = (&table.plan.table, &table.shape);
         let rows = i64::try_from(table.rows_left()).unwrap_or(i64::MAX);
         target
             .execute(
-                sql,
+                statement,
                 &[
                     &name.schema,
                     &name.name,
@@ -208,11 +224,25 @@ pub(super) async fn remember(target: &Connection, now: &SourceState, tables: &[T
                 ],
             )
             .await
-            .doing(|| format!("storing what this run left of table `{name}`"))?;
-        let keys = table.keys_left(target).await?;
-        key_set::store(target, name, &now.snapshot, keys.as_ref()).await?;
+            .doing(|| format!("storing what this run left of table `{name}`"))
+    }))
+    .await?;
+    for table in written {
+        let keys = table.keys_left(target, triggered.contains(&table.target.oid)).await?;
+        key_set::store(target, &table.plan.table, &now.snapshot, keys.as_ref()).await?;
     }
     target.batch_execute("release savepoint bullwork_states").await.doing(doing)
+}
+
+/// Those of the target's tables with these oids at which somebody's triggers or rules act on what is written.
+pub(super) async fn triggered(target: &Connection, tables: impl Iterator<Item = u32>) -> Result<HashSet<u32>, PostgresError> {
+    let sql = "select t.oid from unnest($1::oid[]) t(oid)
+        where exists (select from (select t.oid union select p.relid from pg_catalog.pg_partition_tree(t.oid::regclass) p) parts
+            join pg_catalog.pg_class c on c.oid = parts.oid
+            where c.relhasrules or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal))";
+    let oids: Vec<u32> = tables.collect();
+    let rows = target.query(sql, &[&oids]).await.doing(|| "looking for triggers of the target's tables".to_owned())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 impl Table {
