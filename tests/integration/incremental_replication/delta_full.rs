@@ -70,6 +70,33 @@ async fn what_the_stored_snapshot_does_not_answer_for_leads_to_a_full_comparison
 }
 
 #[tokio::test]
+async fn labels_of_enums_that_change_are_followed_although_no_row_is_written() {
+    let pair = Pair::new(
+        "create type mood as enum ('glad', 'sad'); create type size as enum ('small', 'large'); create domain size_or_none as size;
+         create table t (id int primary key, mood mood, moods mood[]); create table u (id int primary key, size size_or_none)",
+    )
+    .await;
+    pair.source(
+        "insert into t select i, case when i <= 30 then 'glad'::mood else 'sad' end, '{sad}' from generate_series(1, 100) i;
+         insert into u select i, 'small' from generate_series(1, 10) i",
+    )
+    .await;
+    sync(&pair, &["t", "u"]).await.summary();
+    pair.target("alter type mood add value 'happy'; alter type size add value 'tiny'").await;
+    assert!(sync(&pair, &["t", "u"]).await.says("t is unchanged"));
+    for (change, table, updated) in
+        [("alter type mood rename value 'glad' to 'happy'", "t", 30), ("alter type size rename value 'small' to 'tiny'", "u", 10)]
+    {
+        pair.source(change).await;
+        let ran = sync(&pair, &["t", "u"]).await;
+        let wanted = format!("{table} full comparison: every row is copied and compared, because the labels of an enum changed");
+        assert!(ran.says(&wanted), "{:?}", ran.messages());
+        assert_eq!(done(&ran), (0, updated, 0));
+        pair.assert_equal(&["t", "u"]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_from_two_billion_transactions_ago_is_not_trusted_and_old_rows_stay_old() {
     let mut pair = Pair::new(TABLE).await;
     pair.source("insert into t select i, 'v' from generate_series(1, 50) i").await;

@@ -91,16 +91,16 @@ pub(super) struct Hashes {
 impl Hashes {
     /// Those of the source's tables with these oids.
     pub(super) async fn read(source: &Connection, tables: &[u32]) -> Result<HashMap<u32, Hashes>, PostgresError> {
-        let sql = "select t.oid,
+        let sql = "select r.oid,
             (select md5(string_agg(c.oid::text || '/' || c.relfilenode::text, ',' order by c.oid))
-                from (select t.oid union select p.relid from pg_catalog.pg_partition_tree(t.oid::regclass) p) files
+                from (select r.oid union select p.relid from pg_catalog.pg_partition_tree(r.oid::regclass) p) files
                 join pg_catalog.pg_class c on c.oid = files.oid),
             (select md5(coalesce(string_agg(a.attname || ':' || e.enumlabel, ',' order by a.attnum, e.enumsortorder), ''))
                 from pg_catalog.pg_attribute a
                 join pg_catalog.pg_type t on t.oid = a.atttypid
                 join pg_catalog.pg_enum e on e.enumtypid in (t.oid, t.typelem, t.typbasetype)
-                where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped)
-            from unnest($1::oid[]) t(oid)";
+                where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped)
+            from unnest($1::oid[]) r(oid)";
         let rows = source.query(sql, &[&tables]).await.doing(|| "reading what the delta tables are on the source".to_owned())?;
         Ok(rows.iter().map(|row| (row.get(0), Hashes { files: row.get(1), labels: row.get(2) })).collect())
     }
