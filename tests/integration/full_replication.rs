@@ -84,7 +84,9 @@ impl World {
     async fn try_run(&self) -> (anyhow::Result<Summary>, Lines) {
         let lines = Lines::default();
         let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(Arc::new(lines.clone())));
-        let ending = tokio::time::timeout(Duration::from_secs(90), full::replicate(&run, &self.config)).await;
+        // Readers that never rest share the cores with the long tests' runs.
+        let limit = Duration::from_secs(if std::env::var_os("BULLWORK_CHAOS").is_some_and(|v| v == "1") { 300 } else { 90 });
+        let ending = tokio::time::timeout(limit, full::replicate(&run, &self.config)).await;
         let result = ending.unwrap_or_else(|_| panic!("the run did not end in time:\n{}", lines.all().join("\n")));
         (result, lines)
     }
