@@ -92,7 +92,12 @@ async fn an_ordered_failover_is_followed_while_the_old_primary_lives() {
     let _: () = redis::cmd("SENTINEL").arg("FAILOVER").arg("mymaster").query_async(&mut sentinel).await.unwrap();
     load.end().await;
     assert!(is_master(&watched.replica.command(&["ROLE"]).await));
-    eventually("the old one is a replica", FAILOVER, async || !is_master(&watched.primary.command(&["ROLE"]).await)).await;
+    // It ends all its connections when it changes its role.
+    let role = async || -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(watched.primary.url())?;
+        redis::cmd("ROLE").query_async(&mut client.get_multiplexed_async_connection().await?).await
+    };
+    eventually("the old one is a replica", FAILOVER, async || role().await.is_ok_and(|role| !is_master(&role))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
 //! Either server is killed and started again, in mid-copy and around the switch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bullwork::postgres::Database;
 use bullwork::replication::full::{self, Resume, Summary, Swap};
@@ -19,18 +19,25 @@ const SOURCE: &str =
     create table large (id int primary key, filler text); create index large_filler on large (filler);
     insert into large select g, repeat(md5(g::text), 20) from generate_series(1, 25000) g";
 
-/// Tells the phase that a run is in, and the rows it has copied.
-struct Watch {
-    phase: watch::Sender<String>,
-    rows: AtomicU64,
+/// Holds a run where it is to be harmed until that begins, however busy the machine is.
+struct Hold {
+    moment: &'static str,
+    reached: watch::Sender<bool>,
+    released: AtomicBool,
 }
 
-impl RunSink for Watch {
+impl RunSink for Hold {
     fn line(&self, _: &Record) {}
 
     fn progress(&self, progress: &Progress) {
-        self.rows.store(progress.rows, Ordering::Relaxed);
-        self.phase.send_replace(progress.phase.clone());
+        let here = if self.moment == "copying" { progress.rows > 10 } else { progress.phase == self.moment };
+        if here && !self.released.load(Ordering::Acquire) {
+            self.reached.send_replace(true);
+            let begun = Instant::now();
+            while !self.released.load(Ordering::Acquire) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 }
 
@@ -52,21 +59,19 @@ async fn next_day(world: &World, day: u64) {
 }
 
 /// A run beside which `harm` is done when it is where `moment` says.
-async fn run_into(world: &World, moment: &str, harm: impl AsyncFnOnce()) -> anyhow::Result<Summary> {
-    let watch = Arc::new(Watch { phase: watch::Sender::new(String::new()), rows: AtomicU64::new(0) });
-    let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(watch.clone()));
+async fn run_into(world: &World, moment: &'static str, harm: impl AsyncFnOnce()) -> anyhow::Result<Summary> {
+    let hold = Arc::new(Hold { moment, reached: watch::Sender::new(false), released: AtomicBool::new(false) });
+    let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(hold.clone()));
     let config = world.config.clone();
     // A task of its own: the harm blocks this one.
     let mut running = tokio::spawn(async move { full::replicate(&run, &config).await });
-    let mut phases = watch.phase.subscribe();
+    let mut reached = hold.reached.subscribe();
     tokio::select! {
         biased;
         ended = &mut running => panic!("it ended before {moment}: {ended:?}"),
-        () = async {
-            let wanted = |phase: &String| if moment == "copying" { watch.rows.load(Ordering::Relaxed) > 10 } else { phase == moment };
-            phases.wait_for(wanted).await.expect("the run tells");
-        } => {}
+        there = reached.wait_for(|there| *there) => drop(there.expect("the run tells")),
     }
+    hold.released.store(true, Ordering::Release);
     harm().await;
     tokio::time::timeout(Duration::from_secs(60), running).await.expect("ends in time").unwrap()
 }
