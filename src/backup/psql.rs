@@ -3,6 +3,10 @@
 //! `psql` takes the end of its input for the end of a script, and with `--single-transaction` would commit what
 //! it has: a restore whose process was killed would leave half a database. So the transaction is ours: it begins
 //! before the first byte, and only [`Feeding::commit`] ends it, after everything was proven. Input that merely ends is rolled back.
+//!
+//! A line that begins with `\` is a command to `psql` itself, and `\!` one to the shell. Whoever can write to the store knows the
+//! recipients and could seal a script of their own, so such commands are locked out by `\restrict` with a key that no script can know.
+//! Scripts of `pg_dump` do the same with keys that stand in them; their two lines are left out ([`Unlocked`]).
 
 use std::path::Path;
 
@@ -35,9 +39,77 @@ pub(super) async fn find(directory: Option<&Path>, manifest: &Manifest) -> Resul
     Psql::find(directory, &manifest.tools.pg_dump).await
 }
 
+/// The script with its own lock left out, from pieces of any size.
+#[derive(Debug, Default)]
+struct Unlocked {
+    /// What came before it was known whether there is a lock.
+    head: Option<Vec<u8>>,
+    /// The line that lifts the lock, and the end of what came, in which it may be.
+    lifted: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Comments before the lock are shorter.
+const HEAD: usize = 16 << 10;
+/// `pg_dump` writes nothing but the last line after its last comment.
+const TAIL: usize = 4 << 10;
+
+impl Unlocked {
+    fn begin() -> Self {
+        Unlocked { head: Some(Vec::new()), lifted: None }
+    }
+
+    /// What may be passed on.
+    fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if let Some(mut head) = self.head.take() {
+            head.extend_from_slice(bytes);
+            let mut at = 0;
+            while let Some(length) = head[at..].iter().position(|byte| *byte == b'\n') {
+                let line = head[at..at + length].trim_ascii_end();
+                if let Some(key) = line.strip_prefix(b"\\restrict ") {
+                    let lifts = [b"\\unrestrict ", key].concat();
+                    self.lifted = Some((lifts, Vec::new()));
+                    let rest = head.split_off(at + length + 1);
+                    head.truncate(at);
+                    head.extend(self.feed(&rest));
+                    return head;
+                }
+                if !line.is_empty() && !line.starts_with(b"--") {
+                    return head;
+                }
+                at += length + 1;
+            }
+            if head.len() > HEAD {
+                return head;
+            }
+            self.head = Some(head);
+            return Vec::new();
+        }
+        let Some((_, tail)) = &mut self.lifted else { return bytes.to_vec() };
+        let mut known = std::mem::take(tail);
+        known.extend_from_slice(bytes);
+        *tail = known.split_off(known.len().saturating_sub(TAIL));
+        known
+    }
+
+    /// What was held back.
+    fn end(self) -> Vec<u8> {
+        match (self.head, self.lifted) {
+            (Some(head), _) => head,
+            (None, None) => Vec::new(),
+            (None, Some((lifts, tail))) => match tail.trim_ascii_end().strip_suffix(lifts.as_slice()) {
+                Some(before) if before.is_empty() || before.ends_with(b"\n") => before.to_vec(),
+                _ => tail,
+            },
+        }
+    }
+}
+
 /// A running `psql`; what it did is undone when this is dropped.
 pub(super) struct Feeding {
     running: Running,
+    /// The script that is being fed, when meta-commands are locked out.
+    script: Option<Unlocked>,
+    restricted: bool,
 }
 
 impl Feeding {
@@ -51,9 +123,36 @@ impl Feeding {
             "--output=/dev/null",
             "--file=-",
         ]);
-        let mut feeding = Feeding { running: program.start(true, None)? };
+        let restricted = psql.restricts();
+        let mut feeding = Feeding { running: program.start(true, None)?, script: None, restricted };
         feeding.write(BEGIN).await?;
+        if restricted {
+            let key = crate::identity::new_uuid().replace('-', "");
+            feeding.write(format!("\\restrict {key}\n").as_bytes()).await?;
+        }
         Ok(feeding)
+    }
+
+    /// The next bytes of a script belong to a new one.
+    pub(super) fn begin_script(&mut self) {
+        self.script = self.restricted.then(Unlocked::begin);
+    }
+
+    /// Takes the next bytes of a script.
+    pub(super) async fn write_script(&mut self, bytes: &[u8]) -> Result<(), PsqlError> {
+        match &mut self.script {
+            Some(script) => {
+                let unlocked = script.feed(bytes);
+                self.write(&unlocked).await
+            }
+            None => self.write(bytes).await,
+        }
+    }
+
+    /// The script is over.
+    pub(super) async fn end_script(&mut self) -> Result<(), PsqlError> {
+        let rest = self.script.take().map(Unlocked::end).unwrap_or_default();
+        self.write(&rest).await
     }
 
     /// Takes the next bytes.
@@ -74,5 +173,36 @@ impl Feeding {
     pub(super) async fn commit(mut self) -> Result<(), PsqlError> {
         self.write(b"\n;\ncommit;\n").await?;
         Ok(self.running.end().await.result?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Unlocked;
+
+    fn through(script: &str, piece: usize) -> String {
+        let mut unlocked = Unlocked::begin();
+        let mut passed = Vec::new();
+        for bytes in script.as_bytes().chunks(piece) {
+            passed.extend(unlocked.feed(bytes));
+        }
+        passed.extend(unlocked.end());
+        String::from_utf8(passed).unwrap()
+    }
+
+    #[test]
+    fn the_lock_of_a_dump_is_left_out_and_nothing_else() {
+        let rows = "copy t from stdin;\n\\unrestrict Key\n\\! touch x\n\\.\n".repeat(300);
+        let body = format!("SET x = 1;\n{rows}--\n-- PostgreSQL database dump complete\n--\n\n");
+        for piece in [1, 7, 4096, 1 << 20] {
+            let locked = format!("--\n-- PostgreSQL database dump\n--\n\n\\restrict Key\n\n{body}\\unrestrict Key\n\n");
+            assert_eq!(through(&locked, piece), format!("--\n-- PostgreSQL database dump\n--\n\n\n{body}"), "{piece}");
+            // Older dumps have none; one with another key is what somebody put there.
+            for kept in [body.clone(), format!("--\n{body}"), format!("\\! x\n{body}"), String::new(), "--".to_owned()] {
+                assert_eq!(through(&kept, piece), kept, "{piece}");
+            }
+            let other = format!("\\restrict Key\n{body}\\unrestrict Other\n");
+            assert_eq!(through(&other, piece), format!("{body}\\unrestrict Other\n"), "{piece}");
+        }
     }
 }

@@ -363,8 +363,12 @@ impl Restore {
         let mut wanted = false;
         while let Some(event) = opening.next().await? {
             match event {
-                Event::Begin(member) => wanted = matches!(opening.member(member).kind, MemberKind::Roles | MemberKind::Sql),
-                Event::Bytes(bytes) if wanted => feeding.write(&bytes).await?,
+                Event::Begin(member) => {
+                    wanted = matches!(opening.member(member).kind, MemberKind::Roles | MemberKind::Sql);
+                    feeding.begin_script();
+                }
+                Event::Bytes(bytes) if wanted => feeding.write_script(&bytes).await?,
+                Event::End(_) if wanted => feeding.end_script().await?,
                 Event::Bytes(_) | Event::End(_) => {}
             }
             run.progress(|p| p.bytes = opening.read());

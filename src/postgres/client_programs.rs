@@ -166,6 +166,12 @@ impl Psql {
         Err(Unusable { problem, way_out })
     }
 
+    /// Whether it knows `\restrict`, which locks out meta-commands until it is lifted with the same key.
+    #[must_use]
+    pub fn restricts(&self) -> bool {
+        restricts(&self.version)
+    }
+
     /// The program, led to `database` and without arguments yet.
     #[must_use]
     pub fn program(&self, database: &Database) -> Program {
