@@ -47,6 +47,9 @@ pub enum LandingError {
         "`{0}` cannot be a database's name here: letters, digits, `.`, `_` and `-`, begun with a letter or digit, 63 at most; an address with its password belongs into RESTORE_DATABASE_URL, never into an argument"
     )]
     Name(String),
+    /// What is in it would be in every database that is made later.
+    #[error("`{0}` is the template of every new database; name another one")]
+    Template(String),
     /// Nothing may be written there.
     #[error("{0} is a standby, where nothing can be restored; let RESTORE_DATABASE_URL name a primary")]
     Standby(String),
@@ -112,7 +115,9 @@ impl DatabaseName {
     pub(super) fn parse(text: &str) -> Result<Self, LandingError> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if begins && text.len() <= NAME_LIMIT && text.chars().all(good) {
+        if matches!(text, "template0" | "template1") {
+            Err(LandingError::Template(text.to_owned()))
+        } else if begins && text.len() <= NAME_LIMIT && text.chars().all(good) {
             Ok(DatabaseName(text.to_owned()))
         } else {
             Err(LandingError::Name(crate::redact::mask_url(&text.chars().take(100).collect::<String>())))

@@ -204,7 +204,7 @@ pub struct LargeObjects {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Not JSON, or not of this shape.
-    #[error("the manifest cannot be read: {0}")]
+    #[error("the manifest cannot be read")]
     Shape(#[from] serde_json::Error),
     /// From a later version.
     #[error("the manifest has format {0}, and this version reads up to {FORMAT}; use a newer bullwork")]

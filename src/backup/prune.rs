@@ -3,9 +3,13 @@
 //! The manifest goes first: it is what makes an archive complete, so a prune that is killed leaves an object that no verb
 //! lists, and never a listed archive without its bytes. The next prune removes such leftovers. What a store keeps by an object
 //! lock stays whole: its manifest is put back.
+//!
+//! A damaged archive counts for nothing: what a rule keeps must be of use, so none takes the place of a good one. Nor is it removed,
+//! since somebody may want to see what is left of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use super::baseline::Baseline;
@@ -16,6 +20,9 @@ use super::verified;
 use crate::storage::{Entry, Removal, StorageError};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
+
+/// Manifests that are read at the same time.
+const AT_ONCE: usize = 16;
 
 /// What was removed from one store, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,16 +37,18 @@ pub struct Pruned {
     /// Archives that went.
     pub removed: Vec<Name>,
     /// Archives that should go, and the store keeps, with its reason.
-    pub locked: Vec<Locked>,
+    pub locked: Vec<Stays>,
+    /// Archives that are visibly damaged, and why. They stay, and no rule counts them.
+    pub damaged: Vec<Stays>,
     /// Objects that belonged to no complete archive, and went.
     pub leftovers: Vec<String>,
     /// Bytes of the archives that went.
     pub bytes: u64,
 }
 
-/// An archive that a store does not give up.
+/// An archive that stays, whatever the rules say.
 #[derive(Clone, Debug, Serialize)]
-pub struct Locked {
+pub struct Stays {
     /// Which.
     pub archive: Name,
     /// Why.
@@ -57,17 +66,17 @@ pub enum PruneError {
     Stopped(#[from] Stopped),
 }
 
-/// Removes what `rules` do not keep. Of all complete archives the newest stays, and the newest proven one.
+/// Removes what `rules` do not keep. Of all sound archives the newest stays, and the newest proven one.
 ///
 /// # Errors
 /// When the store fails; what was removed before is gone, and the next prune goes on.
 pub async fn prune(run: &Run, shelf: &Shelf, rules: &Rules, dry_run: bool) -> Result<Pruned, PruneError> {
     let entries = run.unless_stopped(shelf.store.list(&shelf.prefix)).await??;
-    let archives = shelf.complete_among(&entries);
+    let (archives, damaged) = examined(run, shelf, shelf.complete_among(&entries)).await?;
     let names: Vec<Name> = archives.iter().map(|shelved| shelved.name).collect();
     let proven: BTreeSet<String> = verified::times(shelf, &entries).into_keys().collect();
     let kept = rules.kept(&names, &proven);
-    let mut pruned = Pruned { store: shelf.shown(), dry_run, ..Pruned::default() };
+    let mut pruned = Pruned { store: shelf.shown(), dry_run, damaged, ..Pruned::default() };
     let (stay, go): (Vec<Shelved>, Vec<Shelved>) =
         archives.into_iter().partition(|shelved| kept.contains(&shelved.name.to_string()));
     pruned.kept = stay.iter().map(|shelved| shelved.name).collect();
@@ -79,7 +88,7 @@ pub async fn prune(run: &Run, shelf: &Shelf, rules: &Rules, dry_run: bool) -> Re
         run.checkpoint()?;
         if !dry_run && let Some(reason) = remove(shelf, name, &entries).await? {
             run.warn(format!("the store keeps {name}: {reason}"));
-            pruned.locked.push(Locked { archive: name, reason });
+            pruned.locked.push(Stays { archive: name, reason });
             continue;
         }
         run.info(format!("{} {name}, {} bytes", if dry_run { "would remove" } else { "removed" }, entry.size));
@@ -102,6 +111,26 @@ pub async fn prune(run: &Run, shelf: &Shelf, rules: &Rules, dry_run: bool) -> Re
         }
     }
     Ok(pruned)
+}
+
+/// The sound ones, and those that are not.
+async fn examined(run: &Run, shelf: &Shelf, archives: Vec<Shelved>) -> Result<(Vec<Shelved>, Vec<Stays>), PruneError> {
+    let looks = archives.into_iter().map(|shelved| async move {
+        let fault = shelf.fault_of(shelved.name, shelved.entry.size).await?;
+        Ok::<_, StorageError>((shelved, fault))
+    });
+    let looks = stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<_>>();
+    let (mut sound, mut damaged) = (Vec::new(), Vec::new());
+    for (shelved, fault) in run.unless_stopped(looks).await?? {
+        match fault {
+            None => sound.push(shelved),
+            Some(reason) => {
+                run.warn(format!("{} is damaged, so it counts for no rule, and stays: {reason}", shelved.name));
+                damaged.push(Stays { archive: shelved.name, reason });
+            }
+        }
+    }
+    Ok((sound, damaged))
 }
 
 /// Removes an archive and all that stands beside it; why the store keeps it, if it does.

@@ -115,14 +115,26 @@ impl Shelf {
         archives
     }
 
-    /// Whether an archive is complete.
+    /// Whether an archive is complete: its manifest can be read, and it is as long as that says.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub async fn holds(&self, name: Name) -> Result<bool, StorageError> {
-        let (manifest, archive) = (self.key(name, MANIFEST), self.key(name, ""));
-        let (manifest, archive) = tokio::try_join!(self.store.look(&manifest), self.store.look(&archive))?;
-        Ok(manifest.is_some() && archive.is_some())
+        match self.store.look(&self.key(name, "")).await? {
+            Some(meta) => Ok(self.fault_of(name, meta.size).await?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// What can be seen to be wrong with an archive of `size` bytes without reading it.
+    pub(super) async fn fault_of(&self, name: Name, size: u64) -> Result<Option<String>, StorageError> {
+        match self.manifest(name).await {
+            Ok(manifest) if manifest.stored.bytes == size => Ok(None),
+            Ok(manifest) => Ok(Some(format!("it has {size} bytes, and its manifest tells {}", manifest.stored.bytes))),
+            Err(ShelfError::Manifest { source, .. }) => Ok(Some(format!("{:#}", anyhow::Error::new(source)))),
+            Err(ShelfError::Storage(StorageError { fault: Fault::Missing, .. })) => Ok(Some("its manifest is gone".to_owned())),
+            Err(ShelfError::Storage(error)) => Err(error),
+        }
     }
 
     /// An archive's manifest.

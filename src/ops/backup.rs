@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::backup::choice::Choice;
@@ -13,7 +13,7 @@ use crate::backup::local::{self, Fetched, LocalError};
 use crate::backup::manifest::{Manifest, Reason};
 use crate::backup::name::Name;
 use crate::backup::settings;
-use crate::backup::shelf::Shelf;
+use crate::backup::shelf::{Shelf, ShelfError, Shelved};
 use crate::config::Reader;
 use crate::worker::Run;
 
@@ -67,15 +67,27 @@ pub fn shelf(reader: &Reader<'_>) -> anyhow::Result<Option<Shelf>> {
     Ok(settings::shelf(reader))
 }
 
-/// The newest `limit` archives, newest first.
+/// The newest `limit` archives, newest first, and what is wrong with those among them that are visibly damaged.
 ///
 /// # Errors
-/// When the store fails, or a manifest cannot be read.
-pub async fn list(shelf: &Shelf, limit: usize) -> anyhow::Result<Vec<Listed>> {
+/// When the store fails.
+pub async fn list(shelf: &Shelf, limit: usize) -> anyhow::Result<(Vec<Listed>, Vec<String>)> {
     let listing = shelf.listing().await?;
     let newest = listing.archives.iter().rev().take(limit);
-    let read = |name: Name| async move { shelf.manifest(name).await };
-    let manifests: Vec<Manifest> = stream::iter(newest.map(|shelved| read(shelved.name))).buffered(AT_ONCE).try_collect().await?;
+    let read = |shelved: Shelved| async move { (shelf.manifest(shelved.name).await, shelved.entry.size) };
+    let mut read = stream::iter(newest.cloned().map(read)).buffered(AT_ONCE);
+    let (mut manifests, mut damaged) = (Vec::new(), Vec::new());
+    while let Some((read, size)) = read.next().await {
+        match read {
+            Ok(manifest) if manifest.stored.bytes != size => damaged.push(format!(
+                "the archive `{}`: it has {size} bytes, and its manifest tells {}",
+                manifest.archive, manifest.stored.bytes
+            )),
+            Ok(manifest) => manifests.push(manifest),
+            Err(error @ ShelfError::Manifest { .. }) => damaged.push(format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => return Err(error.into()),
+        }
+    }
     let listed = |manifest: Manifest| Listed {
         verified_at: listing.verified.get(&manifest.archive.to_string()).copied(),
         archive: manifest.archive,
@@ -87,7 +99,7 @@ pub async fn list(shelf: &Shelf, limit: usize) -> anyhow::Result<Vec<Listed>> {
         definitions_changed: manifest.definitions_changed,
         annotation: manifest.annotation,
     };
-    Ok(manifests.into_iter().map(listed).collect())
+    Ok((manifests.into_iter().map(listed).collect(), damaged))
 }
 
 /// One archive.

@@ -236,11 +236,14 @@ async fn restore(environment: &Environment, asked: Restore) -> anyhow::Result<Ex
 }
 
 async fn list(shelf: &Shelf, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
-    let archives = ops::backup::list(shelf, limit).await?;
+    let (archives, damaged) = ops::backup::list(shelf, limit).await?;
+    for damage in &damaged {
+        eprintln!("{damage}");
+    }
     if json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&archives)?));
     }
-    if archives.is_empty() {
+    if archives.is_empty() && damaged.is_empty() {
         eprintln!("there is no complete archive in {}", shelf.shown());
         return Ok(ExitCode::SUCCESS);
     }

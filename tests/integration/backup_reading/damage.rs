@@ -6,7 +6,7 @@ use bullwork::backup::name::MANIFEST;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{databases, into, restore, sealed_archive};
+use super::{databases, into, restore, result, sealed_archive};
 use crate::backup::Setup;
 use crate::support::postgres::Cluster;
 
@@ -111,4 +111,67 @@ async fn damaged_sealed_archives_are_refused_before_a_statement_runs() {
 #[tokio::test]
 async fn damaged_plain_archives_are_refused_before_a_statement_runs() {
     every_damage_is_refused(false).await;
+}
+
+#[tokio::test]
+async fn a_damaged_newest_archive_is_no_reason_to_make_none() {
+    let setup = Setup::new().await;
+    assert_eq!(result(&setup.take(&[]).await), "archived");
+    assert_eq!(result(&setup.take(&[]).await), "unchanged");
+    std::fs::write(setup.newest_file().await, "").unwrap();
+    assert_eq!(result(&setup.take(&[]).await), "archived");
+    assert_eq!(result(&setup.take(&[]).await), "unchanged");
+}
+
+/// Where in the tar the member's content is.
+fn content_of(tar: &[u8], name: &str, bytes: usize) -> std::ops::Range<usize> {
+    let header = tar.chunks(512).position(|block| block[..100].windows(name.len()).any(|part| part == name.as_bytes()));
+    let begin = (header.expect("the member is there") + 1) * 512;
+    begin..begin + bytes
+}
+
+/// Who can write to the store knows the recipients, and could seal a script of their own.
+#[tokio::test]
+async fn a_forged_script_gives_psql_no_commands() {
+    let setup = Setup::new().await;
+    let space = "x".repeat(400);
+    setup.shop.batch_execute(&format!("create table spacious (); comment on table spacious is '{space}'")).await.unwrap();
+    setup.take(&[]).await;
+    let file = setup.newest_file().await;
+    let manifest = file.with_file_name(format!("{}{MANIFEST}", file.file_name().unwrap().display()));
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    let mut tar = zstd::decode_all(std::fs::File::open(&file).unwrap()).unwrap();
+    let member = json["members"].as_array().unwrap().iter().position(|member| member["name"] == "database.sql").unwrap();
+    let bytes = usize::try_from(json["members"][member]["bytes"].as_u64().unwrap()).unwrap();
+    let content = content_of(&tar, "database.sql", bytes);
+    assert_eq!(sha256(&tar[content.clone()]), json["members"][member]["sha256"], "that is the script");
+
+    let script = String::from_utf8(tar[content.clone()].to_vec()).unwrap();
+    let mark = setup.directory.path().join("commanded");
+    let line = script.lines().find(|line| line.contains(&space)).unwrap();
+    for key in script.lines().find_map(|line| line.strip_prefix("\\restrict ")).into_iter().chain(["other"]) {
+        let forged = format!("\\unrestrict {key}\n\\! touch {}\n--", mark.display());
+        let forged = script.replace(line, &format!("{forged:line_length$}", line_length = line.len()));
+        assert_eq!(forged.len(), script.len());
+        tar[content.clone()].copy_from_slice(forged.as_bytes());
+        let packed = zstd::encode_all(&*tar, 1).unwrap();
+        json["members"][member]["sha256"] = json!(sha256(forged.as_bytes()));
+        json["plain"]["sha256"] = json!(sha256(&tar));
+        json["stored"] = json!({"bytes": packed.len(), "sha256": sha256(&packed)});
+        std::fs::write(&file, packed).unwrap();
+        std::fs::write(&manifest, json.to_string()).unwrap();
+        let before = databases(&setup.cluster).await;
+        let error = restore(&setup, &[], into("copy")).await.unwrap_err();
+        assert!(error.contains("restrict"), "{error}");
+        assert!(!mark.exists(), "{error}");
+        assert_eq!(databases(&setup.cluster).await, before);
+    }
+}
+
+#[tokio::test]
+async fn templates_are_no_place_for_a_copy() {
+    let setup = Setup::new().await;
+    setup.take(&[]).await;
+    let error = restore(&setup, &[], into("template1")).await.unwrap_err();
+    assert!(error.contains("the template of every new database"), "{error}");
 }

@@ -38,6 +38,27 @@ async fn archives_of(setup: &Setup, days: &[&str]) -> Vec<String> {
     names
 }
 
+#[tokio::test]
+async fn a_damaged_archive_takes_no_place_of_a_good_one() {
+    let setup = Setup::new().await;
+    let names = archives_of(&setup, DAYS).await;
+    let folder = setup.store().join("db");
+    std::fs::write(folder.join(&names[4]), "").unwrap();
+    std::fs::write(folder.join(format!("{}{MANIFEST}", names[5])), "{").unwrap();
+    let output = bullwork(&setup, &[], &["backup", "list"]);
+    let (shown, told) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && shown.contains(&names[3]) && !shown.contains(&names[4]), "{shown}{told}");
+    assert!(told.contains(&format!("`{}`: it has 0 bytes, and its manifest tells", names[4])), "{told}");
+    assert!(told.contains(&format!("`{}`: the manifest cannot be read: EOF", names[5])), "{told}");
+
+    let done = run::<BackupPrune>(&setup, &[("BACKUP_KEEP_LAST", "1")], Payload::default()).await.0.unwrap();
+    let store = &done["stores"][0];
+    assert_eq!((&store["kept"], &store["removed"]), (&json!([names[3]]), &json!(names[..3])));
+    let damaged: Vec<&Value> = store["damaged"].as_array().unwrap().iter().map(|stays| &stays["archive"]).collect();
+    assert_eq!(damaged, [&names[4], &names[5]]);
+    assert_eq!(listed(&setup).await, names[3..]);
+}
+
 const DAYS: &[&str] = &["2026-01-10", "2026-01-20", "2026-02-10", "2026-02-11", "2026-02-12", "2026-02-13"];
 
 async fn listed(setup: &Setup) -> Vec<String> {
