@@ -35,14 +35,17 @@ const VIEW: &str = r#"
 select format('create %s %I.%I (%s)%s as %s', case c.relkind when 'm' then 'materialized view' else 'view' end, n.nspname, c.relname,
               (select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
               coalesce(' with (' || array_to_string(c.reloptions, ', ') || ')', ''),
-              rtrim(pg_get_viewdef(c.oid), ';') || case when c.relkind = 'm' and not c.relispopulated then ' with no data' else '' end)
+              rtrim(pg_get_viewdef(c.oid), ';') || case when c.relkind = 'm' then ' with no data' else '' end)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1
 "#;
 
-/// Indexes, triggers, rules and comments of a view, then its owner.
+/// Rows, indexes, triggers, rules and comments of a view, then its owner. The rows come by `refresh`: it writes them frozen, so that
+/// who has an older snapshot sees them, too.
 const VIEW_PARTS: &str = r#"
 select s from (
-  select 1, pg_get_indexdef(indexrelid) from pg_index where indrelid = $1
+  select 0, format('refresh materialized view %I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where c.oid = $1 and c.relkind = 'm' and c.relispopulated
+  union all select 1, pg_get_indexdef(indexrelid) from pg_index where indrelid = $1
   union all select 2, pg_get_triggerdef(oid) from pg_trigger where tgrelid = $1 and not tgisinternal
   union all select 3, pg_get_ruledef(oid) from pg_rewrite where ev_class = $1 and rulename <> '_RETURN'
   union all select 4, format('comment on %s %I.%I is %L', case c.relkind when 'm' then 'materialized view' else 'view' end, n.nspname, c.relname, d.description)
