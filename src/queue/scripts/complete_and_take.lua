@@ -71,18 +71,15 @@ for i, run in ipairs(ended) do
   if ARGV[at + 6] ~= '' then
     release_debounce(q, ARGV[at], ARGV[at + 6])
   end
+  if ARGV[at + 4] ~= '-1' or ARGV[at + 5] ~= '-1' then
+    retain(q, q.completed, tonumber(now), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]))
+  end
   redis.call('PUBLISH', q.prefix .. 'completed', ARGV[at + 3])
 end
 if #ended == 0 then
   return answers
 end
 redis.call('DEL', unpack(over))
-for _, run in ipairs(ended) do
-  local count, age = ARGV[8 * run + 1], ARGV[8 * run + 2]
-  if count ~= '-1' or age ~= '-1' then
-    retain(q, q.completed, tonumber(now), tonumber(count), tonumber(age))
-  end
-end
 -- While the queue is paused, nothing is in wait.
 local taken = take_next(q, tokens, lock, now)
 for i, run in ipairs(ended) do
