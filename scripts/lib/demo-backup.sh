@@ -23,15 +23,9 @@ archives() { find "$work/store" -name '*.manifest.json' | wc -l; }
 story() {
     title "2. Servers"
     step=$(now_ms)
-    start_redis
-    redis_port=$port
-    start_postgres source
-    source_port=$port
+    start_redis_and_source
     start_postgres keeper
     keeper_port=$port
-    sql "$source_port" postgres -c 'create database production'
-    sql "$source_port" production -f "$root/data/source/schema.sql"
-    sql "$source_port" production -f "$root/data/source/seed.sql"
     good "a server with a database, loaded from data/, and a keeper with another PostgreSQL ($(since "$step"))"
 
     note "bullwork backup keygen: the private key stays with the keeper"

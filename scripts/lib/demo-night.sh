@@ -13,19 +13,13 @@ story_needs() {
 story() {
     title "2. Servers"
     step=$(now_ms)
-    start_redis
-    redis_port=$port
-    start_postgres source
-    source_port=$port
+    start_redis_and_source
     start_postgres target
     target_port=$port
-    sql "$source_port" postgres -c 'create database production'
     sql "$target_port" postgres -c 'create database warehouse'
     good "Redis on port $redis_port, source on $source_port, target on $target_port ($(since "$step"))"
 
     step=$(now_ms)
-    sql "$source_port" production -f "$root/data/source/schema.sql"
-    sql "$source_port" production -f "$root/data/source/seed.sql"
     sql "$target_port" warehouse -f "$root/data/target/day0.sql"
     good "loaded data/: production, and the warehouse as an older night left it ($(since "$step"))"
 
