@@ -67,6 +67,7 @@ mod stages;
 pub mod survey;
 mod table_shape;
 pub mod tar;
+mod unlocked;
 mod unsqueeze;
 mod untar;
 pub mod verified;

@@ -36,7 +36,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Freshness {
-    /// The newest complete archive.
+    /// The newest complete archive that is not damaged.
     pub newest: Option<Name>,
     /// When the store got it.
     pub stored_at: Option<DateTime<Utc>>,
@@ -75,7 +75,7 @@ impl Limits {
 /// When it does not answer.
 pub async fn look(shelf: &Shelf, limits: Limits, now: DateTime<Utc>) -> Result<Freshness, StorageError> {
     let entries = shelf.store.list(&shelf.prefix).await?;
-    let newest = shelf.complete_among(&entries).pop();
+    let newest = shelf.newest_sound(shelf.complete_among(&entries)).await?;
     let proven = verified::times(shelf, &entries).into_iter().max_by_key(|(_, at)| *at);
     // A name may be of the future where a clock was wrong; the store's clock is asked.
     let stored_at = newest.as_ref().map(|shelved| shelved.entry.modified);

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use super::baseline::Baseline;
@@ -20,9 +20,6 @@ use super::verified;
 use crate::storage::{Entry, Removal, StorageError};
 use crate::worker::Run;
 use crate::worker::run::Stopped;
-
-/// Manifests that are read at the same time.
-const AT_ONCE: usize = 16;
 
 /// What was removed from one store, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -115,18 +112,14 @@ pub async fn prune(run: &Run, shelf: &Shelf, rules: &Rules, dry_run: bool) -> Re
 
 /// The sound ones, and those that are not.
 async fn examined(run: &Run, shelf: &Shelf, archives: Vec<Shelved>) -> Result<(Vec<Shelved>, Vec<Stays>), PruneError> {
-    let looks = archives.into_iter().map(|shelved| async move {
-        let fault = shelf.fault_of(shelved.name, shelved.entry.size).await?;
-        Ok::<_, StorageError>((shelved, fault))
-    });
-    let looks = stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<_>>();
     let (mut sound, mut damaged) = (Vec::new(), Vec::new());
-    for (shelved, fault) in run.unless_stopped(looks).await?? {
-        match fault {
-            None => sound.push(shelved),
-            Some(reason) => {
-                run.warn(format!("{} is damaged, so it counts for no rule, and stays: {reason}", shelved.name));
-                damaged.push(Stays { archive: shelved.name, reason });
+    let mut examined = std::pin::pin!(shelf.examine(archives));
+    while let Some(examined) = run.unless_stopped(examined.next()).await? {
+        match examined? {
+            (shelved, Ok(_)) => sound.push(shelved),
+            (Shelved { name, .. }, Err(reason)) => {
+                run.warn(format!("{name} is damaged, so it counts for no rule, and stays: {reason}"));
+                damaged.push(Stays { archive: name, reason });
             }
         }
     }

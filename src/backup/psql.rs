@@ -13,6 +13,7 @@ use std::path::Path;
 use tokio::io::AsyncWriteExt as _;
 
 use super::manifest::Manifest;
+use super::unlocked::Unlocked;
 use crate::postgres::Database;
 use crate::postgres::client_programs::{Psql, Unusable};
 use crate::process::{ProcessError, Running};
@@ -37,71 +38,6 @@ const BEGIN: &[u8] = b"begin;\n";
 /// Finds a `psql` that reads what the manifest's `pg_dump` wrote.
 pub(super) async fn find(directory: Option<&Path>, manifest: &Manifest) -> Result<Psql, Unusable> {
     Psql::find(directory, &manifest.tools.pg_dump).await
-}
-
-/// The script with its own lock left out, from pieces of any size.
-#[derive(Debug, Default)]
-struct Unlocked {
-    /// What came before it was known whether there is a lock.
-    head: Option<Vec<u8>>,
-    /// The line that lifts the lock, and the end of what came, in which it may be.
-    lifted: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-/// Comments before the lock are shorter.
-const HEAD: usize = 16 << 10;
-/// `pg_dump` writes nothing but the last line after its last comment.
-const TAIL: usize = 4 << 10;
-
-impl Unlocked {
-    fn begin() -> Self {
-        Unlocked { head: Some(Vec::new()), lifted: None }
-    }
-
-    /// What may be passed on.
-    fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if let Some(mut head) = self.head.take() {
-            head.extend_from_slice(bytes);
-            let mut at = 0;
-            while let Some(length) = head[at..].iter().position(|byte| *byte == b'\n') {
-                let line = head[at..at + length].trim_ascii_end();
-                if let Some(key) = line.strip_prefix(b"\\restrict ") {
-                    let lifts = [b"\\unrestrict ", key].concat();
-                    self.lifted = Some((lifts, Vec::new()));
-                    let rest = head.split_off(at + length + 1);
-                    head.truncate(at);
-                    head.extend(self.feed(&rest));
-                    return head;
-                }
-                if !line.is_empty() && !line.starts_with(b"--") {
-                    return head;
-                }
-                at += length + 1;
-            }
-            if head.len() > HEAD {
-                return head;
-            }
-            self.head = Some(head);
-            return Vec::new();
-        }
-        let Some((_, tail)) = &mut self.lifted else { return bytes.to_vec() };
-        let mut known = std::mem::take(tail);
-        known.extend_from_slice(bytes);
-        *tail = known.split_off(known.len().saturating_sub(TAIL));
-        known
-    }
-
-    /// What was held back.
-    fn end(self) -> Vec<u8> {
-        match (self.head, self.lifted) {
-            (Some(head), _) => head,
-            (None, None) => Vec::new(),
-            (None, Some((lifts, tail))) => match tail.trim_ascii_end().strip_suffix(lifts.as_slice()) {
-                Some(before) if before.is_empty() || before.ends_with(b"\n") => before.to_vec(),
-                _ => tail,
-            },
-        }
-    }
 }
 
 /// A running `psql`; what it did is undone when this is dropped.
@@ -135,7 +71,7 @@ impl Feeding {
 
     /// The next bytes of a script belong to a new one.
     pub(super) fn begin_script(&mut self) {
-        self.script = self.restricted.then(Unlocked::begin);
+        self.script = self.restricted.then(Unlocked::default);
     }
 
     /// Takes the next bytes of a script.
@@ -173,36 +109,5 @@ impl Feeding {
     pub(super) async fn commit(mut self) -> Result<(), PsqlError> {
         self.write(b"\n;\ncommit;\n").await?;
         Ok(self.running.end().await.result?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Unlocked;
-
-    fn through(script: &str, piece: usize) -> String {
-        let mut unlocked = Unlocked::begin();
-        let mut passed = Vec::new();
-        for bytes in script.as_bytes().chunks(piece) {
-            passed.extend(unlocked.feed(bytes));
-        }
-        passed.extend(unlocked.end());
-        String::from_utf8(passed).unwrap()
-    }
-
-    #[test]
-    fn the_lock_of_a_dump_is_left_out_and_nothing_else() {
-        let rows = "copy t from stdin;\n\\unrestrict Key\n\\! touch x\n\\.\n".repeat(300);
-        let body = format!("SET x = 1;\n{rows}--\n-- PostgreSQL database dump complete\n--\n\n");
-        for piece in [1, 7, 4096, 1 << 20] {
-            let locked = format!("--\n-- PostgreSQL database dump\n--\n\n\\restrict Key\n\n{body}\\unrestrict Key\n\n");
-            assert_eq!(through(&locked, piece), format!("--\n-- PostgreSQL database dump\n--\n\n\n{body}"), "{piece}");
-            // Older dumps have none; one with another key is what somebody put there.
-            for kept in [body.clone(), format!("--\n{body}"), format!("\\! x\n{body}"), String::new(), "--".to_owned()] {
-                assert_eq!(through(&kept, piece), kept, "{piece}");
-            }
-            let other = format!("\\restrict Key\n{body}\\unrestrict Other\n");
-            assert_eq!(through(&other, piece), format!("{body}\\unrestrict Other\n"), "{piece}");
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt as _, stream};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
@@ -16,6 +17,8 @@ use crate::storage::{Entry, Fault, Meta, StorageError, Store, Tidied};
 
 /// Larger objects of ours are none: a manifest has a few hundred bytes for each table.
 const LARGEST: u64 = 64 << 20;
+/// Manifests that are read at the same time.
+const AT_ONCE: usize = 16;
 /// Read at a time.
 const PIECE: usize = 1 << 20;
 /// An upload that began longer ago than this is nobody's any more.
@@ -115,26 +118,48 @@ impl Shelf {
         archives
     }
 
-    /// Whether an archive is complete: its manifest can be read, and it is as long as that says.
+    /// Whether an archive is complete and sound, as far as [`Shelf::examine`] can tell.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub async fn holds(&self, name: Name) -> Result<bool, StorageError> {
         match self.store.look(&self.key(name, "")).await? {
-            Some(meta) => Ok(self.fault_of(name, meta.size).await?.is_none()),
+            Some(meta) => Ok(self.judge(name, meta.size).await?.is_ok()),
             None => Ok(false),
         }
     }
 
-    /// What can be seen to be wrong with an archive of `size` bytes without reading it.
-    pub(super) async fn fault_of(&self, name: Name, size: u64) -> Result<Option<String>, StorageError> {
-        match self.manifest(name).await {
-            Ok(manifest) if manifest.stored.bytes == size => Ok(None),
-            Ok(manifest) => Ok(Some(format!("it has {size} bytes, and its manifest tells {}", manifest.stored.bytes))),
-            Err(ShelfError::Manifest { source, .. }) => Ok(Some(format!("{:#}", anyhow::Error::new(source)))),
-            Err(ShelfError::Storage(StorageError { fault: Fault::Missing, .. })) => Ok(Some("its manifest is gone".to_owned())),
-            Err(ShelfError::Storage(error)) => Err(error),
+    /// The manifests of `archives`, in their order, or what is wrong with those that are visibly damaged: the manifest cannot be
+    /// read, or tells another size than the archive has.
+    pub fn examine(
+        &self,
+        archives: impl IntoIterator<Item = Shelved>,
+    ) -> impl Stream<Item = Result<(Shelved, Result<Manifest, String>), StorageError>> {
+        let judged = move |shelved: Shelved| async move {
+            let found = self.judge(shelved.name, shelved.entry.size).await?;
+            Ok((shelved, found))
+        };
+        stream::iter(archives.into_iter().map(judged)).buffered(AT_ONCE)
+    }
+
+    async fn judge(&self, name: Name, size: u64) -> Result<Result<Manifest, String>, StorageError> {
+        Ok(match self.manifest(name).await {
+            Ok(manifest) if manifest.stored.bytes == size => Ok(manifest),
+            Ok(manifest) => Err(format!("it has {size} bytes, and its manifest tells {}", manifest.stored.bytes)),
+            Err(ShelfError::Manifest { source, .. }) => Err(format!("{:#}", anyhow::Error::new(source))),
+            Err(ShelfError::Storage(StorageError { fault: Fault::Missing, .. })) => Err("its manifest is gone".to_owned()),
+            Err(ShelfError::Storage(error)) => return Err(error),
+        })
+    }
+
+    /// The newest of `archives`, oldest first, that is not damaged.
+    pub(super) async fn newest_sound(&self, mut archives: Vec<Shelved>) -> Result<Option<Shelved>, StorageError> {
+        while let Some(shelved) = archives.pop() {
+            if self.judge(shelved.name, shelved.entry.size).await?.is_ok() {
+                return Ok(Some(shelved));
+            }
         }
+        Ok(None)
     }
 
     /// An archive's manifest.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::backup::choice::Choice;
@@ -13,12 +13,10 @@ use crate::backup::local::{self, Fetched, LocalError};
 use crate::backup::manifest::{Manifest, Reason};
 use crate::backup::name::Name;
 use crate::backup::settings;
-use crate::backup::shelf::{Shelf, ShelfError, Shelved};
+use crate::backup::shelf::Shelf;
 use crate::config::Reader;
 use crate::worker::Run;
 
-/// Manifests that are read at the same time.
-const AT_ONCE: usize = 16;
 /// Longest wait for a store that is only looked at.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -74,18 +72,12 @@ pub fn shelf(reader: &Reader<'_>) -> anyhow::Result<Option<Shelf>> {
 pub async fn list(shelf: &Shelf, limit: usize) -> anyhow::Result<(Vec<Listed>, Vec<String>)> {
     let listing = shelf.listing().await?;
     let newest = listing.archives.iter().rev().take(limit);
-    let read = |shelved: Shelved| async move { (shelf.manifest(shelved.name).await, shelved.entry.size) };
-    let mut read = stream::iter(newest.cloned().map(read)).buffered(AT_ONCE);
     let (mut manifests, mut damaged) = (Vec::new(), Vec::new());
-    while let Some((read, size)) = read.next().await {
-        match read {
-            Ok(manifest) if manifest.stored.bytes != size => damaged.push(format!(
-                "the archive `{}`: it has {size} bytes, and its manifest tells {}",
-                manifest.archive, manifest.stored.bytes
-            )),
+    let mut examined = std::pin::pin!(shelf.examine(newest.cloned()));
+    while let Some((shelved, found)) = examined.try_next().await? {
+        match found {
             Ok(manifest) => manifests.push(manifest),
-            Err(error @ ShelfError::Manifest { .. }) => damaged.push(format!("{:#}", anyhow::Error::new(error))),
-            Err(error) => return Err(error.into()),
+            Err(reason) => damaged.push(format!("the archive `{}` is damaged: {reason}", shelved.name)),
         }
     }
     let listed = |manifest: Manifest| Listed {

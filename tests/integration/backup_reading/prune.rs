@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bullwork::backup::freshness::{self, Limits};
 use bullwork::backup::name::{MANIFEST, Name};
 use bullwork::backup::prune::prune;
 use bullwork::backup::retention::Rules;
@@ -48,8 +49,11 @@ async fn a_damaged_archive_takes_no_place_of_a_good_one() {
     let output = bullwork(&setup, &[], &["backup", "list"]);
     let (shown, told) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && shown.contains(&names[3]) && !shown.contains(&names[4]), "{shown}{told}");
-    assert!(told.contains(&format!("`{}`: it has 0 bytes, and its manifest tells", names[4])), "{told}");
-    assert!(told.contains(&format!("`{}`: the manifest cannot be read: EOF", names[5])), "{told}");
+    assert!(told.contains(&format!("`{}` is damaged: it has 0 bytes, and its manifest tells", names[4])), "{told}");
+    assert!(told.contains(&format!("`{}` is damaged: the manifest cannot be read: EOF", names[5])), "{told}");
+
+    let seen = freshness::look(&setup.shelf(), Limits::default(), chrono::Utc::now()).await.unwrap();
+    assert_eq!(seen.newest.map(|name| name.to_string()).as_ref(), Some(&names[3]), "no alarm is kept quiet by a damaged one");
 
     let done = run::<BackupPrune>(&setup, &[("BACKUP_KEEP_LAST", "1")], Payload::default()).await.0.unwrap();
     let store = &done["stores"][0];
