@@ -114,7 +114,8 @@ type Handling = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
 
 /// A run that is going on.
 struct Running {
-    token: String,
+    /// Of the job.
+    id: String,
     /// Ends the run.
     lost: CancellationToken,
     /// Who cancelled the job, when it ends for that.
@@ -128,6 +129,7 @@ struct Shared {
     handler: Box<dyn Fn(ActiveJob) -> Handling + Send + Sync>,
     slots: Arc<Semaphore>,
     turns: Turns,
+    /// By their tokens: another lane may run a job again before the one where it failed has looked at the answer.
     running: Mutex<HashMap<String, Running>>,
     /// Take nothing more.
     quiet: CancellationToken,

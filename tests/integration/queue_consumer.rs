@@ -194,6 +194,40 @@ async fn long_runs_keep_their_jobs_and_one_whose_job_was_taken_over_is_dropped()
     assert_eq!(queue.state(&lost).await.unwrap(), Some(State::Active), "it is the other's");
 }
 
+/// A lane that reports a failure may learn of it after another has begun the retry: the retry's lock is renewed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_that_other_lanes_begin_at_once_keep_their_locks() {
+    let server = RedisServer::start();
+    let queue = queue(&server);
+    let retried = NewJob::unnamed(json!({}), JobOptions { attempts: 2, ..JobOptions::default() });
+    let others = (0..500).map(|n| NewJob::unnamed(json!({ "ms": 100 + n }), JobOptions::default()));
+    let jobs: Vec<NewJob> = others.chain(vec![retried; 60]).collect();
+    queue.add_many(&jobs).await.unwrap();
+    let runs = Runs::default();
+    let counting = runs.clone();
+    let consumer = Consumer::start(&queue, options(560), move |job| {
+        let runs = counting.clone();
+        async move {
+            if let Some(ms) = job.data["ms"].as_u64() {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                return Ok(json!("sent"));
+            }
+            *runs.lock().unwrap().entry(job.id.clone()).or_default() += 1;
+            if job.attempts_made == 0 {
+                let n: u64 = job.id.parse().expect("a number");
+                tokio::time::sleep(Duration::from_millis(110 + 5 * (n % 60))).await;
+                return Err(Failure::new("not yet"));
+            }
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok(json!("sent"))
+        }
+    });
+    eventually("all are completed", SOON, async || queue.counts().await.unwrap().completed == 560).await;
+    consumer.stop(SOON).await;
+    let again: Vec<String> = runs.lock().unwrap().iter().filter(|(_, n)| **n != 2).map(|(id, n)| format!("{id}: {n}")).collect();
+    assert_eq!(again, Vec::<String>::new(), "each ran twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_job_can_be_cancelled_and_one_past_its_time_fails() {
     let server = RedisServer::start();

@@ -23,12 +23,12 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let lock = shared.options.lock;
     loop {
         tokio::time::sleep(lock / 2).await;
-        let runs: Vec<(String, String)> = shared.running().iter().map(|(id, run)| (id.clone(), run.token.clone())).collect();
+        let runs: Vec<(String, String)> = shared.running().iter().map(|(token, run)| (run.id.clone(), token.clone())).collect();
         let renewing = runs.iter().map(async |(id, token)| (id, token, shared.queue.renew(id, token, lock).await));
         for (id, token, renewed) in futures_util::future::join_all(renewing).await {
             let mut running = shared.running();
-            // It may have ended, and the job begun again, meanwhile.
-            let Some(run) = running.get_mut(id).filter(|run| run.token == *token) else { continue };
+            // It may have ended meanwhile.
+            let Some(run) = running.get_mut(token) else { continue };
             match renewed {
                 Ok(Renewed::Held) => {}
                 Ok(Renewed::HeldButCancelRequested(by)) => {

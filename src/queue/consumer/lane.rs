@@ -44,22 +44,21 @@ pub(super) async fn run(shared: Arc<Shared>, job: Job, token: String, slot: Owne
 async fn one(shared: &Shared, job: Job, token: String) -> Option<(Job, String)> {
     arm_next(shared, &job).await;
     let lost = CancellationToken::new();
-    let running = Running { token: token.clone(), lost: lost.clone(), cancelled_by: None };
-    shared.running().insert(job.id.clone(), running);
+    let running = Running { id: job.id.clone(), lost: lost.clone(), cancelled_by: None };
+    shared.running().insert(token.clone(), running);
     let job = Arc::new(job);
     let active = ActiveJob { job: Arc::clone(&job), queue: shared.queue.clone(), lost: lost.clone() };
-    let end = handle(shared, active, &lost).await;
+    let end = handle(shared, active, &token, &lost).await;
     // Its lock is renewed until it is settled.
     let next = settle(shared, &job, &token, end).await;
-    shared.running().remove(&job.id);
+    shared.running().remove(&token);
     next
 }
 
-async fn handle(shared: &Shared, active: ActiveJob, lost: &CancellationToken) -> End {
+async fn handle(shared: &Shared, active: ActiveJob, token: &str, lost: &CancellationToken) -> End {
     if let Some(error) = &active.data_error {
         return End::Failed(Failure { retry: false, ..Failure::new(error) });
     }
-    let id = active.id.clone();
     let limit = active.timeout().map(Duration::from_millis);
     let handling = AssertUnwindSafe(async { (shared.handler)(active).await }).catch_unwind();
     let late = async {
@@ -79,7 +78,7 @@ async fn handle(shared: &Shared, active: ActiveJob, lost: &CancellationToken) ->
             }
         },
         () = late => End::Failed(Failure::new(format!("Promise timed out after {} milliseconds", limit.unwrap_or_default().as_millis()))),
-        () = lost.cancelled() => match shared.running().get_mut(&id).and_then(|run| run.cancelled_by.take()) {
+        () = lost.cancelled() => match shared.running().get_mut(token).and_then(|run| run.cancelled_by.take()) {
             Some(by) => End::Cancelled(by),
             None => End::Lost,
         },
