@@ -206,6 +206,15 @@ async fn attempt(
     let begun = Instant::now();
     let mut tx = target.transaction().await?;
     make_schemas(&tx, &old).await?;
+    // Before the locks: readers wait from these on, and this took as long as all that follows.
+    let gone: HashSet<Key> = drops.gone.iter().filter_map(|id| Some(there.nodes.get(id)?.key())).collect();
+    let made: HashSet<Key> = recorded.iter().filter(|key| !gone.contains(key)).chain(&incoming.made).cloned().collect();
+    generation::keep_keys(tx.client(), outgoing).await?;
+    tx.batch_execute("delete from bullwork.staged_schema").await?;
+    state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
+    let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
+    super::resume::forget(tx.client()).await?;
+    state::enter(tx.client(), state::Phase::Switched, 0).await?;
     locks.take(&tx, &plan.locks).await?;
     if references(tx.client(), moving).await? != plan.references {
         return Ok(false);
@@ -241,14 +250,6 @@ async fn attempt(
     }
     target::grant(&mut tx, privileges).await?;
     default_privileges(&mut tx, &objects).await?;
-    let gone: HashSet<Key> = drops.gone.iter().filter_map(|id| Some(there.nodes.get(id)?.key())).collect();
-    let made: HashSet<Key> = recorded.iter().filter(|key| !gone.contains(key)).chain(&incoming.made).cloned().collect();
-    generation::keep_keys(tx.client(), outgoing).await?;
-    tx.batch_execute("delete from bullwork.staged_schema").await?;
-    state::record(tx.client(), made.into_iter().chain([("index".to_owned(), String::new())])).await?;
-    let serving = generation::note(tx.client(), outgoing, &old, incoming.snapshot, &objects).await?;
-    super::resume::forget(tx.client()).await?;
-    state::enter(tx.client(), state::Phase::Switched, 0).await?;
     tx.batch_execute("set local synchronous_commit = on").await?;
     tx.commit().await?;
     let took = begun.elapsed();
