@@ -51,6 +51,7 @@ pub mod manifest;
 pub mod name;
 pub mod opening;
 pub mod pattern;
+mod properties;
 pub mod prune;
 pub mod psql;
 pub mod reading;
@@ -224,6 +225,20 @@ impl Backup {
         }
     }
 
+    /// Who can open archives; nobody is named where everybody can.
+    ///
+    /// # Errors
+    /// When nothing could be encrypted for them.
+    pub async fn recipients(&self) -> Result<Vec<String>, SealError> {
+        match &self.seal {
+            Some(seal) => {
+                seal.check().await?;
+                Ok(seal.recipients())
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// One run: an archive if there has to be one. Tells the watchdog.
     ///
     /// # Errors
@@ -362,7 +377,8 @@ impl Backup {
         };
         let Some(known) = known else {
             let told = match before.archive {
-                None => "there is none yet".to_owned(),
+                None if self.shelf.archives().await?.is_empty() => "there is none yet".to_owned(),
+                None => "what the newest one held is not known any more: the baseline is lost".to_owned(),
                 Some(gone) => format!("the newest one, {gone}, is not in the store any more"),
             };
             return archive(state, Reason::First, told, Vec::new(), false);

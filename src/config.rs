@@ -10,6 +10,7 @@ mod env_file;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -86,6 +87,7 @@ impl fmt::Display for Origin {
 pub struct Environment {
     values: BTreeMap<String, (String, Origin)>,
     problems: Vec<Problem>,
+    file_mode: Option<u32>,
 }
 
 impl Environment {
@@ -94,7 +96,9 @@ impl Environment {
     #[must_use]
     pub fn load(directory: &Path) -> Self {
         let mut environment = Environment::default();
-        let file = env_file::read(&directory.join(".env"));
+        let path = directory.join(".env");
+        environment.file_mode = std::fs::metadata(&path).ok().map(|found| found.permissions().mode());
+        let file = env_file::read(&path);
         environment.values.extend(file.values.into_iter().map(|(name, value)| (name, (value, Origin::File))));
         environment.problems.extend(
             file.problems.into_iter().map(|message| Problem { setting: ".env".to_owned(), message: redact::scrub(&message) }),
@@ -111,8 +115,14 @@ impl Environment {
     pub fn of<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         Environment {
             values: pairs.into_iter().map(|(n, v)| (n.into(), (v.into(), Origin::Environment))).collect(),
-            problems: Vec::new(),
+            ..Environment::default()
         }
+    }
+
+    /// Who may open `.env`, as `chmod` counts; nothing where there is none.
+    #[must_use]
+    pub fn file_mode(&self) -> Option<u32> {
+        self.file_mode
     }
 
     /// Every variable's name and origin, whether it is a setting or not.

@@ -29,6 +29,13 @@ pub enum Choice {
 )]
 pub struct NotAChoice(String);
 
+/// The words tell no moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no time; write 2026-01-02, 2026-01-02T03:04 or 2026-01-02T03:04:05 in UTC, or with a zone (2026-01-02T03:04+02:00)"
+)]
+pub struct NotATime(String);
+
 /// There is no such archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ChoiceError {
@@ -50,8 +57,12 @@ pub enum ChoiceError {
 
 /// The end of a day counts as the day.
 fn moment(text: &str) -> Option<DateTime<Utc>> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Some(at.to_utc());
+    // `Z` is a zone by name only in RFC 3339, which wants seconds.
+    let zoned = text.strip_suffix(['Z', 'z']).map_or_else(|| text.to_owned(), |time| format!("{time}+00:00"));
+    for form in ["%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z", "%Y-%m-%d %H:%M%:z"] {
+        if let Ok(at) = DateTime::parse_from_str(&zoned, form) {
+            return Some(at.to_utc());
+        }
     }
     for form in ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"] {
         if let Ok(at) = NaiveDateTime::parse_from_str(text, form) {
@@ -63,12 +74,12 @@ fn moment(text: &str) -> Option<DateTime<Utc>> {
 }
 
 impl Choice {
-    /// The newest archive of a moment: RFC 3339, `2026-01-02T03:04[:05]` or `2026-01-02` (to its end), in UTC.
+    /// The newest archive of a moment: `2026-01-02T03:04[:05]` in UTC or with a zone, or `2026-01-02` (to its end).
     ///
     /// # Errors
     /// When the text is no time.
-    pub fn at(text: &str) -> Result<Choice, NotAChoice> {
-        moment(text.trim()).map(Choice::At).ok_or_else(|| NotAChoice(text.chars().take(100).collect()))
+    pub fn at(text: &str) -> Result<Choice, NotATime> {
+        moment(text.trim()).map(Choice::At).ok_or_else(|| NotATime(text.chars().take(100).collect()))
     }
 
     /// The one that is meant among `archives`, which are in order.
@@ -113,7 +124,7 @@ impl FromStr for Choice {
         match text {
             "" | "latest" => Ok(Choice::Latest),
             _ => match text.strip_prefix('@') {
-                Some(at) => Choice::at(at),
+                Some(at) => Choice::at(at).map_err(|_| wrong()),
                 None => text.parse().map(Choice::Named).map_err(|_| wrong()),
             },
         }
@@ -161,6 +172,8 @@ mod tests {
         assert_eq!(found("@2026-01-02").as_deref(), Some(names[1]), "a day ends with its last second");
         assert_eq!(found("@2026-01-02T09:59:59Z").as_deref(), Some(names[0]));
         assert_eq!(found("@2026-01-02T12:00:00+02:00").as_deref(), Some(names[1]));
+        assert_eq!(found("@2026-01-02T12:00+02:00").as_deref(), Some(names[1]), "seconds may be missing");
+        assert_eq!(found("@2026-01-02 09:59Z").as_deref(), Some(names[0]));
         assert_eq!(found("@2025-12-31 23:59"), None);
         assert_eq!(found(names[0]).as_deref(), Some(names[0]));
         assert_eq!(found("2026-01-01T10:00:00.tar.zst"), None);

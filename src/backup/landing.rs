@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use super::properties;
 use crate::postgres::{Connection, Database, Doing, PostgresError, explain, quote_identifier, quote_literal};
 use crate::worker::Run;
 
@@ -22,6 +23,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Lock of who restores into a database: `bulr` in ASCII, then a number for its name.
 const CLAIM: &str = "select pg_try_advisory_lock(1651862642, hashtext($1))";
+const OWNER: &str = "select pg_get_userbyid(datdba)::text, pg_has_role(datdba, 'usage') from pg_database where datname = $1";
 const LOOK: &str = "select shobj_description(oid, 'pg_database') from pg_database where datname = $1";
 /// Some of what is in a database that holds anything at all.
 const HOLDINGS: &str = "select x from (
@@ -34,6 +36,8 @@ const HOLDINGS: &str = "select x from (
     union all (select 'large object ' || l.oid from pg_largeobject_metadata l limit 1)) h limit 4";
 const RIGHTS: &str = "select current_setting('server_version_num')::int, rolcreatedb or rolsuper, pg_is_in_recovery(), \
     (select setting from pg_settings where name = 'data_directory') from pg_roles where rolname = current_user";
+const MISSING_ROLES: &str = "select string_agg(format('%I', r), ', ' order by r) from unnest($1::text[]) r \
+    where not exists (select from pg_roles where rolname = r) and not (select rolsuper or rolcreaterole from pg_roles where rolname = current_user)";
 const SESSIONS: &str = "select coalesce(string_agg(distinct coalesce(nullif(application_name, ''), usename::text, backend_type), ', '), ''), count(*) \
     from pg_stat_activity where datname = $1 and pid <> pg_backend_pid() and backend_type = 'client backend'";
 const END_SESSIONS: &str =
@@ -56,6 +60,16 @@ pub enum LandingError {
     /// The role may not make databases.
     #[error("the role of {0} may not make databases; grant it CREATEDB, or restore into a database that is there and empty")]
     NoRight(String),
+    /// It may not make the roles that are missing.
+    #[error(
+        "{server} lacks the roles {missing}, which the archive names, and the role that restores may not make them; make them, grant it CREATEROLE, or restore as a superuser"
+    )]
+    Roles {
+        /// Where.
+        server: String,
+        /// Their names.
+        missing: String,
+    },
     /// The server is older than the source.
     #[error("{server} is PostgreSQL {found}, and the archive comes from {needed}; restore to a server that is not older")]
     TooOld {
@@ -95,6 +109,16 @@ pub enum LandingError {
         count: i64,
         /// Their applications.
         who: String,
+    },
+    /// It is somebody else's, so its name is not ours to change.
+    #[error(
+        "database `{name}` belongs to the role `{owner}`, so the role of RESTORE_DATABASE_URL may not rename it; grant it `{owner}`, or restore as a superuser"
+    )]
+    NotOurs {
+        /// Its name.
+        name: String,
+        /// Whose it is.
+        owner: String,
     },
     /// Another run is at it.
     #[error("another run restores into database `{0}`; wait for its end, or name another one")]
@@ -222,6 +246,16 @@ impl<'d> Landing<'d> {
         if self.can_create { Ok(()) } else { Err(LandingError::NoRight(self.server.to_string())) }
     }
 
+    /// Whether the roles that the archive names are there, or can be made.
+    pub(super) async fn check_roles(&self, names: &[String]) -> Result<(), LandingError> {
+        let row =
+            self.session.query_one(MISSING_ROLES, &[&names]).await.doing(|| "looking for the archive's roles".to_owned())?;
+        match row.get::<_, Option<String>>(0) {
+            Some(missing) => Err(LandingError::Roles { server: self.server.to_string(), missing }),
+            None => Ok(()),
+        }
+    }
+
     /// The database of that name.
     pub(super) fn database(&self, name: &DatabaseName) -> Database {
         self.server.named(name.as_str())
@@ -245,7 +279,8 @@ impl<'d> Landing<'d> {
         let row = self.session.query_opt(LOOK, &[&name.as_str()]).await.doing(|| format!("looking for database `{name}`"))?;
         Ok(match row.map(|row| row.get::<_, Option<String>>(0).unwrap_or_default()) {
             None => Condition::Absent,
-            Some(text) if text == restored_mark(archive, request) => Condition::Restored,
+            // What somebody wrote about the one before stands below.
+            Some(text) if text.lines().next() == Some(&restored_mark(archive, request)) => Condition::Restored,
             Some(text) if text.starts_with("bullwork: being restored") => Condition::Begun,
             Some(_) => Condition::Foreign,
         })
@@ -291,6 +326,34 @@ impl<'d> Landing<'d> {
             0 => Ok(()),
             count => Err(LandingError::InUse { name: name.to_string(), count, who: row.get(0) }),
         }
+    }
+
+    /// Fails unless the database is ours to rename; one that is not there is.
+    pub(super) async fn check_owner(&self, name: &DatabaseName) -> Result<(), LandingError> {
+        let row =
+            self.session.query_opt(OWNER, &[&name.as_str()]).await.doing(|| format!("asking whose database `{name}` is"))?;
+        match row {
+            Some(row) if !row.get::<_, bool>(1) => Err(LandingError::NotOurs { name: name.to_string(), owner: row.get(0) }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives `fresh`, which is restored, owner, rights, settings and comment of `live`. What may not be done is told.
+    pub(super) async fn take_over(
+        &self,
+        run: &Run,
+        fresh: &DatabaseName,
+        live: &DatabaseName,
+        mark: &str,
+    ) -> Result<(), LandingError> {
+        for refused in properties::take_over(&self.session, live.as_str(), fresh.as_str()).await? {
+            run.warn(format!("`{fresh}` does not take over from `{live}`: {refused}"));
+        }
+        if let Some(theirs) = properties::comment(&self.session, live.as_str()).await? {
+            let sql = comment(fresh, &format!("{mark}\n{theirs}"));
+            self.session.batch_execute(&sql).await.doing(|| format!("taking over the comment of database `{live}`"))?;
+        }
+        Ok(())
     }
 
     /// Gives `fresh` the name `live`, and what has that name the name `kept`, both or none. False: there was none of that name.

@@ -49,6 +49,9 @@ pub enum LocalError {
         /// Bytes.
         needed: u64,
     },
+    /// There is nowhere to write to.
+    #[error("{0} is no directory; make it first, or name another one by --to")]
+    NoDirectory(String),
     /// The file system refused.
     #[error("{path}: {source}")]
     File {
@@ -94,6 +97,9 @@ impl Drop for Temporary {
 /// # Errors
 /// When it cannot be read, is not what its manifest tells, or cannot be written; what was there before is still there.
 pub async fn fetch(run: &Run, shelf: &Shelf, archive: Name, directory: &Path, latest: bool) -> Result<Fetched, LocalError> {
+    if !directory.is_dir() {
+        return Err(LocalError::NoDirectory(directory.display().to_string()));
+    }
     let manifest = run.unless_stopped(shelf.manifest(archive)).await?.map_err(OpenError::from)?;
     let needed = manifest.stored.bytes;
     let stat = nix::sys::statvfs::statvfs(directory).map_err(|e| at(directory)(e.into()))?;

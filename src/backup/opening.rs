@@ -226,22 +226,37 @@ pub(super) async fn verify(
         "verify".clone_into(&mut p.phase);
         p.bytes = 0;
     });
-    let mut opening = match run.unless_stopped(Opening::begin(shelf, manifest, keys)).await? {
-        Ok(opening) => opening,
+    match read_through(run, shelf, manifest, keys).await {
+        Ok(()) => Ok(Verified::Whole),
         Err(OpenError::NoKey(_)) if sealed_too => {
-            let read = Arc::new(AtomicU64::new(0));
-            let mut stored = counted(shelf, manifest, &read).await?;
-            let mut piece = bytes::BytesMut::with_capacity(PIECE);
-            while run.unless_stopped(stored.read_buf(&mut piece)).await?.map_err(|e| of_io(e, manifest))? > 0 {
-                piece.clear();
-                run.progress(|p| p.bytes = read.load(Ordering::Relaxed));
-            }
-            return Ok(Verified::Stored);
+            read_stored(run, shelf, manifest).await?;
+            Ok(Verified::Stored)
         }
-        Err(error) => return Err(error),
-    };
+        Err(error @ OpenError::Seal(SealError::WrongKey(_))) => {
+            // One that is damaged where it begins looks like somebody else's.
+            read_stored(run, shelf, manifest).await?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn read_through(run: &Run, shelf: &Shelf, manifest: &Manifest, keys: &Keys) -> Result<(), OpenError> {
+    let mut opening = run.unless_stopped(Opening::begin(shelf, manifest, keys)).await??;
     while run.unless_stopped(opening.next()).await??.is_some() {
         run.progress(|p| p.bytes = opening.read());
     }
-    Ok(Verified::Whole)
+    Ok(())
+}
+
+/// Reads the stored bytes, and fails unless they are those that the manifest tells.
+async fn read_stored(run: &Run, shelf: &Shelf, manifest: &Manifest) -> Result<(), OpenError> {
+    let read = Arc::new(AtomicU64::new(0));
+    let mut stored = counted(shelf, manifest, &read).await?;
+    let mut piece = bytes::BytesMut::with_capacity(PIECE);
+    while run.unless_stopped(stored.read_buf(&mut piece)).await?.map_err(|e| of_io(e, manifest))? > 0 {
+        piece.clear();
+        run.progress(|p| p.bytes = read.load(Ordering::Relaxed));
+    }
+    Ok(())
 }

@@ -77,6 +77,26 @@ pub struct Request {
     pub end_sessions: bool,
 }
 
+impl Request {
+    /// What can be wrong with it, whatever archive and server are.
+    ///
+    /// # Errors
+    /// When no run could do this.
+    pub fn check(&self) -> Result<(), RestoreError> {
+        if !self.fixtures.is_empty() && (self.into.is_none() || self.swap) {
+            let rule = "fixtures go into tables that are there: name their database by --into, without --swap";
+            return Err(RestoreError::Request(rule.to_owned()));
+        }
+        self.into.as_deref().map(DatabaseName::parse).transpose()?;
+        Ok(())
+    }
+
+    /// What tells databases of one request from those of another.
+    fn short_id(&self) -> String {
+        self.id.chars().filter(char::is_ascii_alphanumeric).take(6).collect()
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -256,19 +276,18 @@ impl Restore {
 
     /// Looks at everything that can be wrong; nothing is changed.
     async fn plan<'p>(&'p self, manifest: &'p Manifest, request: &'p Request) -> Result<Plan<'p>, RestoreError> {
+        request.check()?;
         let with_fixtures = !request.fixtures.is_empty();
-        if with_fixtures && (request.into.is_none() || request.swap) {
-            let rule = "fixtures go into tables that are there: name their database by --into, without --swap";
-            return Err(RestoreError::Request(rule.to_owned()));
-        }
         loading::check_groups(manifest, &request.fixtures)?;
         let stamp = manifest.archive.at.format(STAMP).to_string();
         let named = request.into.as_deref().map(DatabaseName::parse).transpose()?;
+        // Not the name that a restore without a switch takes, whose database may be there.
+        let aside = |live: &DatabaseName| DatabaseName::derived(live.as_str(), &format!("{stamp}_{}", request.short_id()));
         let (fresh, live) = match (named, request.swap) {
-            (Some(live), true) => (DatabaseName::derived(live.as_str(), &stamp), Some(live)),
+            (Some(live), true) => (aside(&live), Some(live)),
             (None, true) => {
                 let live = DatabaseName::parse(&manifest.database.name)?;
-                (DatabaseName::derived(live.as_str(), &stamp), Some(live))
+                (aside(&live), Some(live))
             }
             (Some(name), false) => (name, None),
             (None, false) => (DatabaseName::derived(&manifest.database.name, &stamp), None),
@@ -294,6 +313,7 @@ impl Restore {
                 });
             }
             landing.check_right()?;
+            landing.check_owner(live).await?;
             if !request.end_sessions {
                 landing.check_idle(live).await?;
             }
@@ -301,6 +321,9 @@ impl Restore {
         if condition != Condition::Restored {
             let needed = if with_fixtures { 0 } else { major(&manifest.database.server_version) };
             landing.check(needed, if with_fixtures { 0 } else { manifest.plain.bytes })?;
+            if !with_fixtures {
+                landing.check_roles(&manifest.roles).await?;
+            }
             match condition {
                 Condition::Absent if with_fixtures => {
                     let text =
@@ -423,7 +446,11 @@ impl Restore {
         let Some(live) = &plan.live else { return Ok((plan.fresh.to_string(), None)) };
         run.progress(|p| "switch".clone_into(&mut p.phase));
         let kept = DatabaseName::derived(live.as_str(), &format!("before_{}", Utc::now().format(STAMP)));
-        let swapped = plan.landing.swap(run, &plan.fresh, live, &kept, plan.request.end_sessions);
+        let mark = landing::restored_mark(&plan.manifest.archive.to_string(), &plan.request.id);
+        let swapped = async {
+            plan.landing.take_over(run, &plan.fresh, live, &mark).await?;
+            plan.landing.swap(run, &plan.fresh, live, &kept, plan.request.end_sessions).await
+        };
         match run.unless_stopped(swapped).await? {
             Ok(there) => Ok((live.to_string(), there.then(|| kept.to_string()))),
             Err(source) => Err(RestoreError::Swap { database: plan.fresh.to_string(), live: live.to_string(), source }),

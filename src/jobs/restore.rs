@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::choice::Choice;
 use crate::backup::destination;
-use crate::backup::restore::{Request, Restore};
+use crate::backup::restore::{Request, Restore, RestoreError};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
 use crate::worker::{JobContext, JobKind, Outcome};
@@ -48,6 +48,21 @@ pub struct Payload {
     /// What the first try noted: the request's identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+}
+
+impl Payload {
+    /// What can be wrong with it before archive and server are known.
+    ///
+    /// # Errors
+    /// When every run would refuse it.
+    pub fn check(&self) -> Result<(), RestoreError> {
+        self.request(String::new()).check()
+    }
+
+    fn request(&self, id: String) -> Request {
+        let Payload { into, into_nonempty, fixtures, swap, end_sessions, .. } = self.clone();
+        Request { id, into, into_nonempty, fixtures, swap, end_sessions }
+    }
 }
 
 /// Restores archives.
@@ -91,8 +106,7 @@ impl JobKind for RestoreKind {
         if payload != ctx.payload {
             ctx.remember(&payload).await.context("noting which archive is restored")?;
         }
-        let Payload { into, into_nonempty, fixtures, swap, end_sessions, .. } = payload;
-        let request = Request { id, into, into_nonempty, fixtures, swap, end_sessions };
+        let request = payload.request(id);
         match restore.restore(&ctx.run, archive, &request).await {
             Ok(report) => Ok(Outcome::Done(serde_json::to_value(report)?)),
             // As itself: the worker tells an interrupted run from a failed one.

@@ -4,6 +4,7 @@
 //! two runs can be compared line by line. The servers are asked at the same time, because a mute one
 //! is waited for 20 s.
 
+mod archives;
 mod databases;
 mod stores;
 
@@ -11,9 +12,15 @@ use std::fmt;
 
 use super::check;
 use super::store::Store;
-use crate::config::{ConfigError, Environment, Reader};
+use crate::backup::settings as backup;
+use crate::config::{Environment, REDIS_URL, Reader, Setting};
 use crate::jobs::schema_export::DB_SCHEMA_EXPORTER_ENABLED;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
+use crate::replication::settings::{SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
+
+/// What is seen on a machine that only makes or reads archives.
+const NOT_REPLICATING: &str =
+    "not set up: neither SOURCE_DATABASE_URL nor TARGET_DATABASE_URL is set, and a store for archives is";
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,29 +83,69 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     // A reader of its own, whose problems the first finding has told.
     let reader = Reader::new(environment);
     let store = Store::from_settings(&reader);
-    let (redis, (databases, target_major), stores) =
-        tokio::join!(redis(store.as_ref()), databases::examine(environment), stores::examine(&reader));
-    let mut findings = vec![configuration(environment)];
+    let replicates = replicates(&reader);
+    let databases = async {
+        match replicates {
+            true => databases::examine(environment).await,
+            false => (vec![Finding::good("replication", NOT_REPLICATING)], None),
+        }
+    };
+    let (redis, (databases, target_major), archives, stores) =
+        tokio::join!(redis(store.as_ref()), databases, archives::examine(&reader), stores::examine(&reader));
+    let mut findings = vec![configuration(environment, replicates)];
+    findings.extend(open_file(environment));
     let unknown = check::unknown(environment);
     if !unknown.is_empty() {
         findings.push(Finding::warning("setting names", unknown.join("; "), "`bullwork config sample` lists all that there are"));
     }
-    findings.extend(redis);
+    // Verbs for archives work without it.
+    let by_hand = !replicates && environment.get(REDIS_URL.name).is_none();
+    findings.extend(redis.into_iter().map(|finding| match finding.grade {
+        Grade::Bad if by_hand => Finding {
+            grade: Grade::Warning,
+            fix: format!("{}; schedules and `--queue` need it, verbs such as `backup now` do not", finding.fix),
+            ..finding
+        },
+        _ => finding,
+    }));
     findings.extend(databases);
     findings.push(client_tools(&reader, target_major).await);
+    findings.extend(archives);
     findings.extend(stores);
     findings
 }
 
-fn configuration(environment: &Environment) -> Finding {
-    match check::problems(environment) {
-        problems if problems.is_empty() => Finding::good("configuration", "every setting can be read"),
-        problems => Finding::bad(
-            "configuration",
-            ConfigError(problems).to_string(),
-            "set them in the environment or in .env; `bullwork config sample` tells what each takes",
-        ),
+/// Whether this machine is one that replicates: it is, unless it is set up for archives alone. `DATABASE_URL` does not tell: it
+/// names the target of the one and the source of the other.
+fn replicates(reader: &Reader<'_>) -> bool {
+    let named = |setting: &Setting| reader.environment().get(setting.name).is_some();
+    !backup::wanted(reader) || named(&SOURCE_DATABASE_URL) || named(&TARGET_DATABASE_URL)
+}
+
+fn configuration(environment: &Environment, replicates: bool) -> Finding {
+    let mut problems = check::problems(environment);
+    if !replicates {
+        problems.retain(|problem| ![SOURCE_DATABASE_URL.name, TARGET_DATABASE_URL.name].contains(&problem.setting.as_str()));
     }
+    if problems.is_empty() {
+        return Finding::good("configuration", "every setting can be read");
+    }
+    let told: Vec<String> = problems.into_iter().map(|problem| format!("{}: {}", problem.setting, problem.message)).collect();
+    Finding::bad(
+        "configuration",
+        told.join("; "),
+        "set them in the environment or in .env; `bullwork config sample` tells what each takes",
+    )
+}
+
+/// A `.env` with secrets that others on this machine can read.
+fn open_file(environment: &Environment) -> Option<Finding> {
+    let mode = environment.file_mode()?;
+    if mode & 0o077 == 0 {
+        return None;
+    }
+    let told = format!("others on this machine may open .env (mode {:o}), which may hold passwords", mode & 0o777);
+    Some(Finding::warning("settings file", told, "chmod 600 .env"))
 }
 
 async fn redis(store: Option<&Store>) -> Vec<Finding> {

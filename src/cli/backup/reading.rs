@@ -28,8 +28,8 @@ pub(in crate::cli) enum ReadingVerb {
     /// Show the archives in the store, newest first
     List {
         /// How many at most
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: usize,
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: std::num::NonZeroUsize,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -146,7 +146,7 @@ pub(in crate::cli) struct Restore {
 
 pub(super) async fn run(environment: &Environment, verb: ReadingVerb) -> anyhow::Result<ExitCode> {
     match verb {
-        ReadingVerb::List { limit, json } => list(&shelf(environment)?, limit, json).await,
+        ReadingVerb::List { limit, json } => list(&shelf(environment)?, limit.get(), json).await,
         ReadingVerb::Show { which, json } => show(&shelf(environment)?, which.choice()?, json).await,
         ReadingVerb::Fetch { which, to } => fetch(environment, which.choice()?, to).await,
         ReadingVerb::Restore(restore) => self::restore(environment, restore).await,
@@ -205,26 +205,8 @@ fn confirm(word: &str, what: &str) -> anyhow::Result<()> {
 }
 
 async fn restore(environment: &Environment, asked: Restore) -> anyhow::Result<ExitCode> {
-    let archive = asked.which.choice()?;
-    if !asked.yes {
-        match asked.into.as_deref() {
-            Some(name) if asked.swap => {
-                confirm(name, &format!("the restored database takes the place of `{name}`, which is kept under another name"))?;
-            }
-            None if asked.swap => {
-                confirm(
-                    "swap",
-                    "the restored database takes the place of the one named as its source, which is kept under another name",
-                )?;
-            }
-            Some(name) if asked.into_nonempty => {
-                confirm(name, &format!("rows may be added and overwritten in database `{name}`"))?;
-            }
-            _ => {}
-        }
-    }
     let data = restore::Payload {
-        archive,
+        archive: asked.which.choice()?,
         into: asked.into,
         into_nonempty: asked.into_nonempty,
         fixtures: asked.fixtures,
@@ -232,6 +214,25 @@ async fn restore(environment: &Environment, asked: Restore) -> anyhow::Result<Ex
         end_sessions: asked.end_sessions,
         request: None,
     };
+    // Before anybody is asked, and before it is left to a worker.
+    data.check()?;
+    if !asked.yes {
+        match data.into.as_deref() {
+            Some(name) if data.swap => {
+                confirm(name, &format!("the restored database takes the place of `{name}`, which is kept under another name"))?;
+            }
+            None if data.swap => {
+                confirm(
+                    "swap",
+                    "the restored database takes the place of the one named as its source, which is kept under another name",
+                )?;
+            }
+            Some(name) if data.into_nonempty => {
+                confirm(name, &format!("rows may be added and overwritten in database `{name}`"))?;
+            }
+            _ => {}
+        }
+    }
     work(environment, RestoreKind::NAME, serde_json::to_value(data)?, asked.how).await
 }
 

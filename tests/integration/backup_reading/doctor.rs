@@ -71,6 +71,45 @@ async fn a_store_is_tried_and_what_is_missing_is_said() {
 }
 
 #[tokio::test]
+async fn a_machine_for_archives_alone_needs_no_replication_and_no_redis() {
+    let setup = Setup::new().await;
+    setup.take(&[]).await;
+    std::fs::write(setup.directory.path().join(".env"), "BACKUP_PREFIX=db/\n").unwrap();
+    let examine = |more: &[(&str, &str)]| {
+        let output = bullwork(&setup, more, &["doctor"]);
+        (output.status.code(), text(&output.stdout))
+    };
+    let line = |told: &str, check: &str| {
+        let about = |line: &&str| line.trim_start().split_once(' ').is_some_and(|(_, rest)| rest.trim_start().starts_with(check));
+        told.lines().find(about).unwrap_or_else(|| panic!("no `{check}` in {told}")).trim_start().to_owned()
+    };
+    // The Redis that is asked for nothing is told by default settings alone; one may run on this machine.
+    let (code, told) = examine(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    for check in ["replication", "backup source", "backup pg_dump", "restore server", "psql", "store"] {
+        assert!(line(&told, check).starts_with("ok"), "{check}: {told}");
+    }
+    for check in ["recipients", "archive key", "settings file"] {
+        assert!(line(&told, check).starts_with("warning"), "{check}: {told}");
+    }
+    assert!(!told.contains("source rights") && !told.contains("u{a}"), "{told}");
+
+    let nowhere = setup.directory.path().display().to_string();
+    let (code, told) = examine(&[
+        ("REDIS_URL", "redis://127.0.0.1:1"),
+        ("PG_BIN", &nowhere),
+        ("RESTORE_DATABASE_URL", "postgres://u@127.0.0.1:1/postgres"),
+        ("BACKUP_DRILL_DATABASE_URL", &setup.cluster.url("nowhere")),
+        ("BACKUPS_GPG_RECIPIENT", "nobody@example.org"),
+        ("BACKUP_PLAIN", ""),
+    ]);
+    assert_eq!(code, Some(1), "{told}");
+    for check in ["Redis ", "backup pg_dump", "recipients", "restore server", "drill server", "psql"] {
+        assert!(line(&told, check).starts_with("failed"), "{check}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_tell_how_old_archives_and_drills_are() {
     let setup = Setup::new().await;
     let port = free_port();

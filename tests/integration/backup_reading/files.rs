@@ -40,6 +40,10 @@ async fn the_latest_archive_is_fetched_as_the_name_says() {
     assert_eq!(names(&here), [by_name.as_str(), "latest.tar.gz", "latest.tar.zst.age"]);
     let output = bullwork(&setup, &[], &["backup", "fetch", "--at", "2001-01-01", "--to", &to]);
     assert_eq!((output.status.code(), names(&here).len()), (Some(1), 3), "{}", text(&output.stderr));
+    let output = bullwork(&setup, &[], &["backup", "fetch", "--to", &format!("{to}/deeper")]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("deeper is no directory; make it first"), "{said}");
+    assert_eq!(bullwork(&setup, &[], &["backup", "list", "--limit", "0"]).status.code(), Some(2));
 
     // A damaged one does not take the place of a good one.
     let (good, file) = (std::fs::read(here.join("latest.tar.gz")).unwrap(), setup.newest_file().await);
