@@ -180,6 +180,18 @@ pub enum BackupError {
         "BACKUP_TABLES and BACKUP_EXCLUDE_TABLES leave no table of the database as a business table, so no change would ever be noticed"
     )]
     NoBusiness,
+    /// Archives of two databases would be taken for each other's.
+    #[error(
+        "the archives in {place} are of database `{theirs}`, and this is `{ours}`; give each database a BACKUP_PREFIX of its own"
+    )]
+    OtherDatabase {
+        /// Store and prefix.
+        place: String,
+        /// Whose archives are there.
+        theirs: String,
+        /// What is to be backed up.
+        ours: String,
+    },
     /// Told to stop.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -192,6 +204,7 @@ impl BackupError {
         matches!(
             self,
             BackupError::NoBusiness
+                | BackupError::OtherDatabase { .. }
                 | BackupError::Fixture(FixtureError::Unknown { .. } | FixtureError::UnknownColumn { .. })
                 | BackupError::Baseline(BaselineError::Newer(_))
         )
@@ -223,6 +236,13 @@ impl Backup {
             Some(Seal::Gpg(_)) => Sealing::Gpg,
             None => Sealing::Plain,
         }
+    }
+
+    /// What archives are besides what the database holds, in words, for comparing.
+    fn form(&self) -> String {
+        let groups: Vec<String> = self.groups.iter().map(Group::told).collect();
+        let recipients = self.seal.as_ref().map(Seal::recipients).unwrap_or_default();
+        format!("for {} with {}", recipients.join(", "), groups.join("; "))
     }
 
     /// Who can open archives; nobody is named where everybody can.
@@ -301,6 +321,10 @@ impl Backup {
             Err(BaselineError::Raced) => return Ok(raced(run)),
             Err(error) => return Err(error.into()),
         }
+        if let Some(theirs) = held.baseline.database.as_ref().filter(|theirs| **theirs != reading.origin.name) {
+            let place = self.shelf.shown();
+            return Err(BackupError::OtherDatabase { place, theirs: theirs.clone(), ours: reading.origin.name.clone() });
+        }
         let decision = run.unless_stopped(self.decide(run, request, &reading, &held)).await??;
         stages.end(run, "compare");
         let report = match decision {
@@ -351,12 +375,17 @@ impl Backup {
             None => false,
         };
         let known = before.state.as_ref().filter(|_| there);
+        let (business, form) = (self.business.told(), self.form());
+        // What was not noted, by an earlier version, is taken for the same.
+        let other_form = known.is_some_and(|state| !state.form.is_empty() && state.form != form);
         if let Some(state) = known
             && !request.force
+            && !other_form
+            && state.business == business
             && reading.position.is_some()
             && state.position == reading.position
         {
-            return Ok(Decision::Unchanged { reason: "there was no transaction since the newest archive", refreshed: None });
+            return Ok(Decision::Unchanged { reason: "there was no transaction since the last run", refreshed: None });
         }
         if let Some(degraded) = &reading.degraded {
             run.info(degraded.clone());
@@ -371,7 +400,7 @@ impl Backup {
         }
         let catalogue = schema::catalogue(&reading.session).await?;
         let (seen, comparable) = survey::look(run, &reading.session, &tables, &self.business).await?;
-        let state = State { position: reading.position.clone(), catalogue, tables: seen };
+        let state = State { position: reading.position.clone(), catalogue, tables: seen, business, form };
         let archive = |state, reason, told: String, changed, definitions| {
             Ok(Decision::Archive { tables, state, reason, told, changed, definitions })
         };
@@ -395,12 +424,17 @@ impl Backup {
             }
             return archive(state, Reason::Changed, told, changed, definitions);
         }
+        if other_form {
+            let told = "archives are for others than the newest one, or have other fixtures".to_owned();
+            return archive(state, Reason::Changed, told, changed, definitions);
+        }
         if !comparable {
             let told =
                 "there are large objects that the role may not read, and a transaction since the newest archive".to_owned();
             return archive(state, Reason::Changed, told, changed, definitions);
         }
-        let refreshed = (state.position.is_some() && state.position != known.position).then_some(state);
+        let noted = (&state.position, &state.business, &state.form) == (&known.position, &known.business, &known.form);
+        let refreshed = (state.position.is_some() && !noted).then_some(state);
         Ok(Decision::Unchanged { reason: "definitions and business tables are those of the newest archive", refreshed })
     }
 

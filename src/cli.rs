@@ -217,14 +217,21 @@ fn start_logging(reader: &Reader<'_>) -> Option<sentry::Guard> {
 }
 
 async fn serve(environment: &Environment, kinds: &[String], parts: Parts) -> anyhow::Result<ExitCode> {
-    let declarations = jobs::select(kinds)?;
     let reader = Reader::new(environment);
+    let declarations = jobs::select(kinds, &reader)?;
     let tracker = start_logging(&reader);
     let service = Service::from_settings(&declarations, &reader);
     reader.finish()?;
     let service = service.context("reading the configuration")?;
     for hint in ops::check::unknown(environment) {
         tracing::warn!("{hint}");
+    }
+    let left_out: Vec<&str> = match kinds {
+        [] => jobs::ALL.iter().map(|kind| kind.name).filter(|name| !declarations.iter().any(|kind| kind.name == *name)).collect(),
+        _ => Vec::new(),
+    };
+    if !left_out.is_empty() {
+        tracing::info!("this machine is not set up for {}; `worker KIND` tells what is missing", left_out.join(", "));
     }
     let quiet = shutdown::on_signals().context("installing signal handlers")?;
     // Past the deadline the platform kills us anyway: better to leave by ourselves, with the

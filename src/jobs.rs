@@ -14,6 +14,7 @@ pub mod restore;
 pub mod schema_export;
 
 use crate::config::{Reader, Setting};
+use crate::replication::settings::{SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
 use crate::worker::{Declaration, Kind};
 
 /// Every kind, those of the nightly chain in its order.
@@ -37,19 +38,33 @@ pub fn named(name: &str) -> Option<&'static Declaration> {
     ALL.iter().find(|kind| kind.name == name)
 }
 
+/// The kinds that this machine is set up for.
+#[must_use]
+pub fn set_up(reader: &Reader<'_>) -> Vec<&'static Declaration> {
+    ALL.iter().filter(|kind| kind.is_set_up(reader)).collect()
+}
+
+/// Whether this machine replicates: it does, unless it is set up for archives alone. `DATABASE_URL` does not tell: it
+/// names the target of the one and the source of the other.
+#[must_use]
+pub fn replicates(reader: &Reader<'_>) -> bool {
+    let named = |setting: &Setting| reader.environment().get(setting.name).is_some();
+    !crate::backup::settings::wanted(reader) || named(&SOURCE_DATABASE_URL) || named(&TARGET_DATABASE_URL)
+}
+
 /// The names of all kinds, for messages.
 #[must_use]
 pub fn names() -> String {
     ALL.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
 }
 
-/// The kinds called `names`, or all of them; a name that is none is an error that lists them.
+/// The kinds called `names`, or all that this machine is set up for; a name that is none is an error that lists them.
 ///
 /// # Errors
 /// When a name is no kind's.
-pub fn select(names: &[String]) -> Result<Vec<&'static Declaration>, UnknownKind> {
+pub fn select(names: &[String], reader: &Reader<'_>) -> Result<Vec<&'static Declaration>, UnknownKind> {
     if names.is_empty() {
-        return Ok(ALL.iter().collect());
+        return Ok(set_up(reader));
     }
     let mut kinds: Vec<&'static Declaration> = Vec::new();
     for name in names {
@@ -92,6 +107,7 @@ pub fn configure(declarations: &[&'static Declaration], reader: &Reader<'_>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Environment;
 
     #[test]
     fn every_successor_is_a_kind_and_no_chain_runs_in_a_circle() {
@@ -109,8 +125,31 @@ mod tests {
 
     #[test]
     fn a_kind_named_twice_is_chosen_once() {
-        let chosen = select(&["notification", "schema-export", "notification"].map(str::to_owned)).unwrap();
+        let environment = Environment::of([("", ""); 0]);
+        let names = ["notification", "schema-export", "notification"].map(str::to_owned);
+        let chosen = select(&names, &Reader::new(&environment)).unwrap();
         assert_eq!(chosen.iter().map(|kind| kind.name).collect::<Vec<_>>(), ["notification", "schema-export"]);
+    }
+
+    #[test]
+    fn a_machine_runs_what_it_is_set_up_for() {
+        let names = |pairs: &[(&str, &str)]| {
+            let environment = Environment::of(pairs.iter().copied());
+            set_up(&Reader::new(&environment)).iter().map(|kind| kind.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]).len(), ALL.len(), "what is missing is told");
+        let server = [("DATABASE_URL", "postgres://u@h/shop"), ("BACKUP_STORE", "file:///srv/backups")];
+        assert_eq!(
+            names(&server),
+            ["backup", "restore", "backup-drill", "backup-prune", "backup-clean", "backup-watch"],
+            "backups alone"
+        );
+        assert_eq!(names(&[&server[..], &[("SOURCE_DATABASE_URL", "postgres://u@h/a")]].concat()).len(), ALL.len());
+        for more in [("RESTORE_DATABASE_URL", "postgres://u@h/postgres"), ("BACKUP_MAX_AGE", "2")] {
+            let kinds = names(&[server[1], more]);
+            assert!(!kinds.contains(&"backup") && kinds.contains(&"backup-watch"), "{kinds:?}");
+        }
+        assert!(names(&server[1..]).contains(&"backup"), "without any other sign its database is missing");
     }
 
     #[test]

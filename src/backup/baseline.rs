@@ -36,6 +36,9 @@ pub struct Baseline {
     /// The newest complete archive.
     #[serde(default)]
     pub archive: Option<Name>,
+    /// Name of the database whose archives these are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// When a run last wrote here.
     pub written_at: DateTime<Utc>,
     /// An archive on its way.
@@ -54,6 +57,12 @@ pub struct State {
     pub catalogue: String,
     /// Of the business tables.
     pub tables: BusinessRows,
+    /// Which tables those were to be.
+    #[serde(default)]
+    pub business: String,
+    /// What an archive was to be besides: for whom, and with which fixtures. Empty where it was not noted.
+    #[serde(default)]
+    pub form: String,
 }
 
 /// An archive whose bytes have been sent.
@@ -96,7 +105,8 @@ impl Held {
             format: u32,
         }
         let key = shelf.baseline_key();
-        let empty = || Baseline { format: FORMAT, state: None, archive: None, written_at: Utc::now(), pending: None };
+        let empty =
+            || Baseline { format: FORMAT, state: None, archive: None, database: None, written_at: Utc::now(), pending: None };
         let Some((bytes, meta)) = shelf.read(&key).await? else {
             return Ok(Held { baseline: empty(), version: None, remark: None });
         };
@@ -152,6 +162,7 @@ impl Held {
         shelf.complete(manifest).await?;
         self.baseline.state = Some(state);
         self.baseline.archive = Some(manifest.archive);
+        self.baseline.database = Some(manifest.database.name.clone());
         self.baseline.pending = None;
         self.write(shelf).await
     }

@@ -37,6 +37,14 @@ pub struct Group {
     tables: Vec<Wanted>,
 }
 
+impl Group {
+    /// The group in words, for comparing.
+    pub(super) fn told(&self) -> String {
+        let tables = self.tables.iter().map(|wanted| format!("{} as {} {:?}", wanted.table, wanted.model, wanted.fields));
+        format!("{}: {}", self.name, tables.collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// A table of a group, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {

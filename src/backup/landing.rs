@@ -213,6 +213,7 @@ impl<'d> Landing<'d> {
     /// Connects. `server`'s own database is only for that; where it is `replaced`, another one is.
     pub(super) async fn connect(server: &'d Database, replaced: Option<&DatabaseName>) -> Result<Self, LandingError> {
         let through = match replaced {
+            Some(name) if name.as_str() == server.name() && name.as_str() == "postgres" => server.named("template1"),
             Some(name) if name.as_str() == server.name() => server.named("postgres"),
             _ => server.clone(),
         };

@@ -38,6 +38,12 @@ impl Business {
         Business { include, exclude, everything }
     }
 
+    /// The choice in words, for comparing.
+    #[must_use]
+    pub(super) fn told(&self) -> String {
+        format!("{} but {}", self.include.join(","), self.exclude.join(","))
+    }
+
     /// Every table, as if nobody chose.
     pub(super) fn everything() -> Self {
         Business { include: vec!["*".to_owned(), "*.*".to_owned()], exclude: Vec::new(), everything: true }

@@ -432,7 +432,10 @@ impl Restore {
             ("RESTORED_ARCHIVE", Secret::unremembered(plan.manifest.archive.to_string())),
             ("RESTORED_FROM", Secret::unremembered(plan.manifest.database.name.clone())),
         ]);
-        match run.unless_stopped(program.output()).await? {
+        let ended = run.unless_stopped(program.output()).await.inspect_err(|_| {
+            run.warn(format!("the archive is restored as `{}`, and RESTORE_HOOK was interrupted; it may run twice", plan.fresh));
+        })?;
+        match ended {
             Ok(_) => {
                 stages.end(run, "hook");
                 Ok(true)

@@ -257,7 +257,7 @@ fn seal(reader: &Reader<'_>) -> Option<Option<Seal>> {
 
 fn recipients(text: &str) -> Result<age::Recipients, crate::seal::SealError> {
     let path = Path::new(text.trim());
-    if text.contains('/') { age::Recipients::from_file(path) } else { age::Recipients::parse(text) }
+    if text.contains('/') || path.is_file() { age::Recipients::from_file(path) } else { age::Recipients::parse(text) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::settings as backup;
-use crate::backup::{Backup, BackupError, Request, pattern, watchdog};
+use crate::backup::{Backup, BackupError, Request, destination, freshness, keys, pattern, watchdog};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
 use crate::schedule::Schedule;
@@ -75,6 +75,19 @@ impl JobKind for BackupKind {
         &PG_BIN,
     ];
     type Payload = Payload;
+
+    /// Archives are made where their source is named, and missed there; not where they are only restored, proven or watched.
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        let set = |setting: &Setting| reader.optional(setting).is_some();
+        let elsewhere = [
+            &destination::RESTORE_DATABASE_URL,
+            &destination::BACKUP_DRILL_DATABASE_URL,
+            &keys::RESTORE_AGE_KEY_FILE,
+            &freshness::BACKUP_MAX_AGE,
+            &freshness::BACKUP_DRILL_MAX_AGE,
+        ];
+        set(&backup::BACKUP_DATABASE_URL) || !elsewhere.iter().any(|setting| set(setting))
+    }
 
     fn from_settings(reader: &Reader<'_>) -> Self {
         let backup = Backup::from_settings(reader);

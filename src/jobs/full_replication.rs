@@ -67,6 +67,10 @@ impl JobKind for FullReplication {
     ];
     type Payload = serde_json::Map<String, serde_json::Value>;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        super::replicates(reader)
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         let (source, target) = (settings::source(reader), settings::target(reader));
         let modes = TableModes::from_settings(reader);

@@ -60,6 +60,10 @@ impl JobKind for IncrementalReplication {
     ];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        super::replicates(reader)
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         IncrementalReplication {
             source: settings::source(reader),

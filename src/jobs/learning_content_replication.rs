@@ -70,6 +70,10 @@ impl JobKind for LearningContentReplication {
     ];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        super::replicates(reader)
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         let api = reader.optional(&LCMS_API_URL).and_then(|base| match Api::address(&base) {
             Ok(url) => Some(Api {

@@ -112,6 +112,10 @@ impl JobKind for Notification {
         &[&NOTIFICATIONS, &NOTIFICATION_URLS, &NOTIFICATION_SECRET, &NOTIFICATION_TIMEOUT];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        super::replicates(reader)
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         Notification {
             app: reader.text(&APP),

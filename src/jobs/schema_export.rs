@@ -63,6 +63,10 @@ impl JobKind for SchemaExport {
     ];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        super::replicates(reader)
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         let enabled = reader.text(&DB_SCHEMA_EXPORTER_ENABLED) == "true";
         let databases = enabled

@@ -7,13 +7,13 @@ use crate::jobs;
 use crate::logging::LogSettings;
 use crate::sentry::SentrySettings;
 
-/// Every mistake that any process would stop for, and every setting that one would miss.
+/// Every mistake that any process would stop for, and every setting that one would miss on this machine.
 #[must_use]
 pub fn problems(environment: &Environment) -> Vec<Problem> {
     let reader = Reader::new(environment);
     let _ = LogSettings::from_settings(&reader);
     let _ = SentrySettings::from_settings(&reader);
-    let _ = Service::from_settings(&jobs::ALL.iter().collect::<Vec<_>>(), &reader);
+    let _ = Service::from_settings(&jobs::set_up(&reader), &reader);
     let _ = crate::web::address(&reader);
     reader.finish().err().map(|error| error.0).unwrap_or_default()
 }

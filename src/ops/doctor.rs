@@ -12,11 +12,10 @@ use std::fmt;
 
 use super::check;
 use super::store::Store;
-use crate::backup::settings as backup;
-use crate::config::{Environment, REDIS_URL, Reader, Setting};
+use crate::config::{Environment, REDIS_URL, Reader};
+use crate::jobs;
 use crate::jobs::schema_export::DB_SCHEMA_EXPORTER_ENABLED;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
-use crate::replication::settings::{SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
 
 /// What is seen on a machine that only makes or reads archives.
 const NOT_REPLICATING: &str =
@@ -83,7 +82,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     // A reader of its own, whose problems the first finding has told.
     let reader = Reader::new(environment);
     let store = Store::from_settings(&reader);
-    let replicates = replicates(&reader);
+    let replicates = jobs::replicates(&reader);
     let databases = async {
         match replicates {
             true => databases::examine(environment).await,
@@ -92,7 +91,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     };
     let (redis, (databases, target_major), archives, stores) =
         tokio::join!(redis(store.as_ref()), databases, archives::examine(&reader), stores::examine(&reader));
-    let mut findings = vec![configuration(environment, replicates)];
+    let mut findings = vec![configuration(environment)];
     findings.extend(open_file(environment));
     let unknown = check::unknown(environment);
     if !unknown.is_empty() {
@@ -109,24 +108,16 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
         _ => finding,
     }));
     findings.extend(databases);
-    findings.push(client_tools(&reader, target_major).await);
+    if replicates {
+        findings.push(client_tools(&reader, target_major).await);
+    }
     findings.extend(archives);
     findings.extend(stores);
     findings
 }
 
-/// Whether this machine is one that replicates: it is, unless it is set up for archives alone. `DATABASE_URL` does not tell: it
-/// names the target of the one and the source of the other.
-fn replicates(reader: &Reader<'_>) -> bool {
-    let named = |setting: &Setting| reader.environment().get(setting.name).is_some();
-    !backup::wanted(reader) || named(&SOURCE_DATABASE_URL) || named(&TARGET_DATABASE_URL)
-}
-
-fn configuration(environment: &Environment, replicates: bool) -> Finding {
-    let mut problems = check::problems(environment);
-    if !replicates {
-        problems.retain(|problem| ![SOURCE_DATABASE_URL.name, TARGET_DATABASE_URL.name].contains(&problem.setting.as_str()));
-    }
+fn configuration(environment: &Environment) -> Finding {
+    let problems = check::problems(environment);
     if problems.is_empty() {
         return Finding::good("configuration", "every setting can be read");
     }

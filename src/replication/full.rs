@@ -46,6 +46,7 @@ mod keys;
 mod locks;
 mod outcome;
 mod plan;
+mod policies;
 mod relocate;
 mod resume;
 mod rollback;
@@ -162,7 +163,7 @@ pub async fn replicate(run: &Run, config: &Config) -> anyhow::Result<Summary> {
     sessions.cancel_all().await;
     let state = outcome::describe(config, &reached, &format!("{error:#}")).await;
     if error.is::<crate::worker::run::Stopped>() {
-        run.warn(format!("the run was told to stop; {state}"));
+        run.warn(format!("the run was stopped; {state}"));
         return Err(error);
     }
     Err(match error.downcast::<Refused>() {

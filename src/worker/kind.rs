@@ -32,6 +32,12 @@ pub trait JobKind: Send + Sync + Sized + 'static {
     /// Reads its settings, noting every mistake in `reader`.
     fn from_settings(reader: &Reader<'_>) -> Self;
 
+    /// Whether this machine is set up for it. A process that is to run all kinds leaves out those for which it is not; one
+    /// that is told to run this kind tells what is missing.
+    fn is_set_up(_reader: &Reader<'_>) -> bool {
+        true
+    }
+
     /// When the scheduler adds a job of this kind; never by default.
     fn schedule(&self) -> Option<Schedule> {
         None
@@ -148,6 +154,7 @@ pub struct Declaration {
     /// [`JobKind::SETTINGS`].
     pub settings: &'static [&'static Setting],
     build: fn(&Reader<'_>) -> Kind,
+    is_set_up: fn(&Reader<'_>) -> bool,
 }
 
 impl Declaration {
@@ -161,7 +168,14 @@ impl Declaration {
             then: K::THEN,
             settings: K::SETTINGS,
             build: |reader| Kind::of(K::from_settings(reader)),
+            is_set_up: K::is_set_up,
         }
+    }
+
+    /// [`JobKind::is_set_up`].
+    #[must_use]
+    pub fn is_set_up(&self, reader: &Reader<'_>) -> bool {
+        (self.is_set_up)(reader)
     }
 
     /// Reads the kind's settings, noting every mistake in `reader`.

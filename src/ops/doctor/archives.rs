@@ -10,12 +10,22 @@ use crate::backup::settings::{self as backup, BACKUP_DATABASE_URL};
 use crate::backup::{Backup, name::Sealing};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::{PG_BIN, PgDump, Psql, Unusable};
-use crate::postgres::explain;
-use crate::replication::settings::database;
+use crate::postgres::{Connection, explain};
+use crate::replication::settings::{TableName, database};
+use tokio_postgres::Client;
 
 /// Version, its first number, whether it is a standby, and whether our role makes databases.
 const SERVER: &str = "select current_setting('server_version'), current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(), \
                       rolcreatedb or rolsuper from pg_roles where rolname = current_user";
+
+/// What `pg_dump` reads, and whether our role can.
+const TABLES: &str = "select n.nspname::text, c.relname::text,
+        case c.relkind when 'S' then has_sequence_privilege(c.oid, 'select') else has_table_privilege(c.oid, 'select') and not row_security_active(c.oid) end
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where c.relkind in ('r', 'p', 'S') and c.oid >= 16384 and n.nspname !~ '^pg_' order by 1, 2";
+/// Whether one is somebody else's, with no right given to anybody.
+const LARGE_OBJECTS: &str =
+    "select exists (select from pg_largeobject_metadata where lomacl is null and not pg_has_role(lomowner, 'usage'))";
 
 /// Nothing where no store is configured.
 pub(super) async fn examine(reader: &Reader<'_>) -> Vec<Finding> {
@@ -49,6 +59,33 @@ pub(super) async fn examine(reader: &Reader<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Whether the role can read all of it: an archive holds the whole database, and `pg_dump` refuses what policies hide.
+async fn rights(session: &Client, backup: Option<&Backup>) -> Finding {
+    const CHECK: &str = "backup rights";
+    let rows = match session.query(TABLES, &[]).await {
+        Ok(rows) => rows,
+        Err(error) => return Finding::bad(CHECK, explain(&error), "check the rights of BACKUP_DATABASE_URL's role"),
+    };
+    let all: Vec<(TableName, bool)> =
+        rows.iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect();
+    let unreadable: Vec<String> =
+        all.iter().filter(|(_, readable)| !readable).take(10).map(|(name, _)| name.to_string()).collect();
+    if !unreadable.is_empty() {
+        let way_out =
+            "GRANT SELECT on all tables and sequences (or pg_read_all_data) to the role; BYPASSRLS where policies hide rows";
+        return Finding::bad(CHECK, format!("cannot read {}", unreadable.join(", ")), way_out);
+    }
+    if session.query_one(LARGE_OBJECTS, &[]).await.is_ok_and(|row| row.get(0)) {
+        let way_out = "GRANT SELECT ON LARGE OBJECT … to it, or let their owner or a superuser make backups: pg_read_all_data does not hold for large objects";
+        return Finding::bad(CHECK, "there are large objects that the role may not read", way_out);
+    }
+    if !all.is_empty() && backup.is_some_and(|backup| !all.iter().any(|(name, _)| backup.business.holds(name))) {
+        let way_out = "correct BACKUP_TABLES and BACKUP_EXCLUDE_TABLES";
+        return Finding::bad(CHECK, "no table of the database is a business table, so no change would ever be noticed", way_out);
+    }
+    Finding::good(CHECK, "everything can be read")
+}
+
 /// The database, and the program that reads it.
 async fn making(reader: &Reader<'_>) -> Vec<Finding> {
     const CHECK: &str = "backup source";
@@ -60,7 +97,8 @@ async fn making(reader: &Reader<'_>) -> Vec<Finding> {
                 Ok(found) => Finding::good(PROGRAM, format!("version {}", found.version)),
                 Err(Unusable { problem, way_out }) => Finding::bad(PROGRAM, problem, way_out),
             };
-            vec![Finding::good(CHECK, server.told), program]
+            let rights = rights(&server.session, Backup::from_settings(reader).as_ref()).await;
+            vec![Finding::good(CHECK, server.told), rights, program]
         }
         Err(seen) => vec![
             Finding::bad(CHECK, seen, "check BACKUP_DATABASE_URL (or DATABASE_URL), the network and pg_hba.conf"),
@@ -126,6 +164,7 @@ async fn reading(reader: &Reader<'_>) -> Finding {
 }
 
 struct Server {
+    session: Connection,
     told: String,
     major: u32,
     standby: bool,
@@ -137,10 +176,12 @@ async fn server(reader: &Reader<'_>, setting: &'static Setting) -> Result<Server
     let session = database.connect("doctor").await.map_err(|error| error.to_string())?;
     let row = session.query_one(SERVER, &[]).await.map_err(|error| explain(&error))?;
     let version: String = row.get(0);
+    let (major, standby, makes_databases) = (row.get::<_, i32>(1), row.get(2), row.get(3));
     Ok(Server {
+        session,
         told: format!("PostgreSQL {version}, {database}"),
-        major: u32::try_from(row.get::<_, i32>(1)).unwrap_or(0),
-        standby: row.get(2),
-        makes_databases: row.get(3),
+        major: u32::try_from(major).unwrap_or(0),
+        standby,
+        makes_databases,
     })
 }

@@ -9,11 +9,12 @@ use tokio_postgres::Client;
 
 use super::build::millis;
 use super::catalog::{ObjectId, PG_CLASS, PG_CONSTRAINT};
+use super::saved::{self, Present};
 use super::session::Sessions;
 use super::source::Source;
 use super::tables::SourceKey;
 use super::target::{Fate, Judge};
-use super::{keys, resume, saved};
+use super::{keys, resume};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
 use crate::replication::ddl::{Kind, Section, Statement};
 use crate::worker::Run;
@@ -105,7 +106,7 @@ pub(super) async fn finish(
     }
     // Beside the live copy, they are made with the switch.
     if !source.relocation.is_staged() {
-        broken.extend(saved::make_again(run, target).await?);
+        broken.extend(saved::make_again(run, target, Present::Forget).await?);
     }
     Ok(broken)
 }

@@ -15,8 +15,9 @@ use super::catalog::{Graph, Key, Node, ObjectId, PG_CLASS, PG_CONSTRAINT, PG_PRO
 use super::generation::{self, old_schema};
 use super::locks::{self, Locks};
 use super::relocate::Relocation;
+use super::saved::{self, Present};
 use super::swap::{foreign_key_drops, make_schemas, may_pass, moves, moves_of_schemas, references};
-use super::{outcome, saved, session, state};
+use super::{outcome, session, state};
 use crate::postgres::{Database, Doing, PostgresError, explain, quote_identifier};
 use crate::replication::settings::TableName;
 use crate::worker::Run;
@@ -65,7 +66,7 @@ pub async fn rollback(run: &Run, database: &Database) -> anyhow::Result<String> 
         return Err(error.context(outcome::after_rollback(database, serving, earlier.generation).await));
     }
     let Earlier { generation, made_at, .. } = earlier;
-    let after = saved::make_again(run, target.client_mut()).await;
+    let after = saved::make_again(run, target.client_mut(), Present::Keep).await;
     let unfit = match after {
         Ok(broken) if broken.is_empty() => String::new(),
         Ok(broken) => format!("; could not be made again: {}", broken.join("; ")),

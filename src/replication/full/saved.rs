@@ -212,9 +212,18 @@ pub(super) async fn write(target: &Client, kind: &str, identity: &str, statement
     Ok(())
 }
 
+/// What becomes of a stored definition whose object is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Present {
+    /// Somebody made it: the definition is of no use any more.
+    Forget,
+    /// It is of an earlier generation, which a rollback brought back, and may go with that again.
+    Keep,
+}
+
 /// Makes everything stored again. Returns what could not be made, each with its reason; that
 /// stays stored.
-pub(super) async fn make_again(run: &Run, target: &mut Client) -> Result<Vec<String>, PostgresError> {
+pub(super) async fn make_again(run: &Run, target: &mut Client, present: Present) -> Result<Vec<String>, PostgresError> {
     let doing = || "reading bullwork.saved_object".to_owned();
     let rows =
         target.query("select id, kind, identity, statements from bullwork.saved_object order by id", &[]).await.doing(doing)?;
@@ -228,7 +237,7 @@ pub(super) async fn make_again(run: &Run, target: &mut Client) -> Result<Vec<Str
         let before = waiting.len();
         let mut left = Vec::new();
         for mut stored in waiting {
-            match make(run, target, &stored).await? {
+            match make(run, target, &stored, present).await? {
                 Ok(()) => {}
                 Err(reason) => {
                     stored.reason = reason;
@@ -262,7 +271,7 @@ struct Stored {
     reason: String,
 }
 
-async fn make(run: &Run, target: &mut Client, stored: &Stored) -> Result<Result<(), String>, PostgresError> {
+async fn make(run: &Run, target: &mut Client, stored: &Stored, if_present: Present) -> Result<Result<(), String>, PostgresError> {
     let doing = || format!("making {} {} again", stored.kind, stored.identity);
     let present = if stored.kind == "index" {
         let sql = "select to_regclass($1) is not null";
@@ -270,6 +279,9 @@ async fn make(run: &Run, target: &mut Client, stored: &Stored) -> Result<Result<
     } else {
         Graph::read_keys(target).await?.contains(&(stored.kind.clone(), stored.identity.clone()))
     };
+    if present && if_present == Present::Keep {
+        return Ok(Ok(()));
+    }
     if present {
         run.info(format!("{} {} is there already: its stored definition is dropped", stored.kind, stored.identity));
         return forget(target, stored.id).await.map(Ok);

@@ -49,6 +49,11 @@ pub(super) struct Source {
     pub(super) relocation: Relocation,
 }
 
+/// Whether full replications were made to the database.
+const COPY: &str = "select to_regclass('bullwork.generation') is not null";
+/// Whether nothing of ours was ever there.
+const NO_NOTES: &str = "select to_regnamespace('bullwork') is null";
+
 /// Refuses a pair of databases that cannot be source and target.
 pub(super) async fn check_servers(
     databases: (&Database, &Database),
@@ -67,6 +72,16 @@ pub(super) async fn check_servers(
     if same_database(target, source).await? {
         return Err(Refused(format!(
             "source and target are one database ({from} and {to}); a full replication would drop what it copies; correct SOURCE_DATABASE_URL or TARGET_DATABASE_URL"
+        ))
+        .into());
+    }
+    let row = source.query_one(COPY, &[]).await.doing(|| format!("asking {from} what it is"))?;
+    let is_copy: bool = row.get(0);
+    if is_copy && target.query_one(NO_NOTES, &[]).await.doing(|| format!("asking {to} what it is"))?.get(0) {
+        return Err(Refused(format!(
+            "the source {from} holds a copy made by Bullwork, and the target {to} never held one: are SOURCE_DATABASE_URL and \
+             TARGET_DATABASE_URL confused? What the target holds would be replaced; where a copy is to be copied, run \
+             `create schema bullwork` on the target first"
         ))
         .into());
     }

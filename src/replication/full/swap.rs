@@ -16,8 +16,10 @@ use super::catalog::{Graph, Key, OWN_SCHEMA, ObjectId, PG_CLASS};
 use super::drops::DropPlan;
 use super::generation::{self, new_schema, old_schema};
 use super::locks::{self, Lock, Locks};
+use super::policies::RowSecurity;
 use super::relocate::{self, Relocation};
-use super::{saved, stage, state, tables, target};
+use super::saved::{self, Present};
+use super::{stage, state, tables, target};
 use crate::postgres::{Doing, PostgresError, explain, quote_identifier};
 use crate::replication::settings::TableName;
 use crate::worker::Run;
@@ -77,13 +79,14 @@ pub(super) async fn switch(
         let drops = decide(&there, &recorded)?;
         stage_others(run, target, &mut incoming, &there, &drops, &recorded, &mut staged).await?;
         let moving: Vec<u32> = stage::movable(&drops).iter().map(|id| id.1).collect();
+        keep_security(run, target, &incoming, &moving).await?;
         let references = references(target, &moving).await?;
         let keyed = drops.foreign_keys.iter().map(|id| (PG_CLASS, there.nodes[id].table));
         let wanted = locks::of(target, &there, drops.gone.iter().copied().chain(keyed)).await?;
         let plan = Plan { there, drops, recorded, moving, locks: wanted, references };
         loop {
             match attempt(run, target, &incoming, &plan, &mut locks).await {
-                Ok(true) => return Ok(saved::make_again(run, target).await?),
+                Ok(true) => return Ok(saved::make_again(run, target, Present::Forget).await?),
                 // Somebody made or dropped something that hangs on the outgoing tables: look again.
                 Ok(false) => {
                     anyhow::ensure!(
@@ -162,6 +165,16 @@ async fn stage_others(
         saved::make_beside(run, &mut tx, &key, &statements, &incoming.relocation).await?;
         staged.insert(key);
     }
+    tx.commit().await.doing(doing)?;
+    Ok(())
+}
+
+/// Gives the tables that come the row security that those that go have on the target alone.
+async fn keep_security(run: &Run, target: &mut Client, incoming: &Incoming<'_>, moving: &[u32]) -> anyhow::Result<()> {
+    let security = RowSecurity::of(target, moving).await?;
+    let doing = || "keeping row security".to_owned();
+    let mut tx = target.transaction().await.doing(doing)?;
+    security.give(run, &mut tx, &incoming.relocation).await?;
     tx.commit().await.doing(doing)?;
     Ok(())
 }

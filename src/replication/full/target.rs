@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::catalog::{Graph, Key, Node, ObjectId, PG_CLASS, PG_PROC, PG_TYPE};
 use super::drops::{self, DropPlan, Known};
+use super::policies::RowSecurity;
 use super::source::Source;
 use super::{resume, saved, state, tables};
 use crate::postgres::{Doing, PostgresError, explain, quote_literal};
@@ -270,6 +271,7 @@ pub(super) async fn rebuild<'s>(
     }
     let relations: Vec<u32> = plan.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(tx.client(), &relations).await?;
+    let security = RowSecurity::of(tx.client(), &relations).await?;
 
     drop_replaced(&tx, &before, &plan).await?;
     let after = Graph::read(tx.client()).await?;
@@ -282,6 +284,8 @@ pub(super) async fn rebuild<'s>(
         make_one(run, &mut tx, &mut judge, i, fate, &present, false).await?;
     }
     drop_stale_functions(run, &mut tx, &after, &plan).await?;
+    // Before the first row is there.
+    security.give(run, &mut tx, &source.relocation).await?;
     grant(&mut tx, privileges).await?;
 
     let mut made: HashSet<Key> = recorded.into_iter().filter(|key| present.contains(key)).collect();

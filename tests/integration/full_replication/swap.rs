@@ -281,6 +281,90 @@ async fn the_night_after_a_rollback_keeps_what_is_somebodys_own() {
     assert_eq!(world.text("select to_regclass('v')::text").await, "");
 }
 
+/// Its definition may be needed by the generation after the next one.
+#[tokio::test]
+async fn a_view_that_fits_one_generation_alone_outlives_rollbacks() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+    world.on_source("create table t (a int, b int); insert into t values (1, 2)").await;
+    world.run().await;
+    world.on_target("create view own_v as select a, b from t; create materialized view own_mv as select b from t").await;
+    world.on_source("alter table t drop column b").await;
+    let (summary, _) = world.run().await;
+    assert_eq!(summary.broken.len(), 2, "{summary:?}");
+    let target = bullwork::postgres::Database::parse(&world.cluster.url("to")).unwrap();
+    for fits in [true, false] {
+        full::rollback(&Run::detached(), &target).await.unwrap();
+        assert_eq!(world.text("select to_regclass('own_v')::text").await, if fits { "own_v" } else { "" });
+    }
+    let (summary, _) = world.run().await;
+    assert_eq!(summary.broken.len(), 2, "both are told still: {summary:?}");
+    world.on_source("alter table t add column b int default 3").await;
+    let (summary, _) = world.run().await;
+    assert_eq!(summary.broken, [""; 0]);
+    assert_eq!(world.text("select a || ' ' || v.b || ' ' || m.b from own_v v, own_mv m").await, "1 3 3");
+}
+
+#[tokio::test]
+async fn row_security_of_the_target_stays_or_nothing_is_replaced() {
+    for in_place in [false, true] {
+        let mut world = World::new().await;
+        world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+        if in_place {
+            world.in_place();
+        }
+        world
+            .on_source(
+                "create table c (id int primary key, tenant int); create table tenants (tenant int, who text); \
+                 create table own (id int); alter table own enable row level security; create policy p on own using (id = 1); \
+                 insert into c select i, i % 2 from generate_series(1, 10) i; insert into tenants values (1, 'analyst'); insert into own values (1), (2)",
+            )
+            .await;
+        world.run().await;
+        world
+            .on_target(
+                "create role analyst; grant select on c, tenants, own to analyst; alter table c enable row level security; \
+                 create policy \"my own\" on c for select to analyst using (tenant in (select t.tenant from tenants t where who = current_user)); \
+                 create policy narrow on c as restrictive using (id > 2)",
+            )
+            .await;
+        let seen = "set role analyst; select (select count(*) from c) || ' ' || (select count(*) from own)";
+        let look = async || {
+            let client = connect(&world).await;
+            let (role, query) = seen.split_once(';').unwrap();
+            client.batch_execute(role).await.unwrap();
+            client.query_one(query, &[]).await.unwrap().get::<_, String>(0)
+        };
+        for _ in 0..2 {
+            let (_, lines) = world.run().await;
+            assert!(lines.has("table `c` keeps the row security"), "{:?}", lines.all());
+            assert_eq!(look().await, "4 1", "in place: {in_place}");
+        }
+        world.on_source("alter table c rename tenant to belongs_to").await;
+        let error = world.fail().await;
+        assert!(error.contains("table `c` of the target has row security") && error.contains("tenant"), "{error}");
+        assert_eq!(look().await, "4 1", "the copy before serves");
+        world.on_target("drop policy \"my own\" on c").await;
+        world.run().await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_not_taken_for_the_origin_of_what_never_was_one() {
+    let mut world = World::new().await;
+    world.on_source("create table t (a int); insert into t values (1)").await;
+    world.run().await;
+    let other = world.cluster.create("precious").await;
+    other.batch_execute("create table t (a text); insert into t values ('precious')").await.unwrap();
+    world.config.source = world.config.target.clone();
+    world.config.target = bullwork::postgres::Database::parse(&world.cluster.url("precious")).unwrap();
+    let error = world.fail().await;
+    assert!(error.contains("confused?") && error.contains("create schema bullwork"), "{error}");
+    assert_eq!(other.query_one("select a from t", &[]).await.unwrap().get::<_, String>(0), "precious");
+    other.batch_execute("create schema bullwork").await.unwrap();
+    world.run().await;
+}
+
 #[tokio::test]
 async fn a_function_that_changes_to_a_type_of_the_new_copy_changes_with_the_switch() {
     let mut world = World::new().await;
