@@ -69,7 +69,7 @@ pub mod survey;
 mod table_shape;
 pub mod tar;
 mod unlocked;
-mod unsqueeze;
+pub(crate) mod unsqueeze;
 mod untar;
 pub mod verified;
 pub mod watchdog;

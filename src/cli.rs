@@ -3,6 +3,7 @@
 
 mod backup;
 mod plan;
+mod preset;
 mod verify;
 mod watch;
 
@@ -83,6 +84,13 @@ enum Verb {
     /// Archive the database in a store
     #[command(subcommand)]
     Backup(backup::BackupVerb),
+    /// Share and select states of a whole cluster; the same as the program `db-p` (`preset --help`)
+    #[command(disable_help_flag = true)]
+    Preset {
+        /// Command and key=value arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Check configuration, Redis, both databases and client tools; a fix for each finding
     Doctor,
 }
@@ -160,6 +168,13 @@ pub fn repl_main() -> ExitCode {
     within_runtime(async { repl::run(&Environment::load(Path::new("."))).await })
 }
 
+/// What `db-p` does.
+#[must_use]
+pub fn preset_main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    within_runtime(async move { preset::run(&Environment::load(Path::new(".")), &words).await })
+}
+
 fn within_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     // The one TLS provider of the whole program (design §3.13); a second call would be a mistake.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -196,6 +211,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Replication(ReplicationVerb::Rollback) => rollback(&environment).await,
         Verb::Replication(ReplicationVerb::Verify { tables, repair }) => verify::verify(&environment, tables, repair).await,
         Verb::Backup(verb) => backup::run(&environment, verb).await,
+        Verb::Preset { words } => preset::run(&environment, &words).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }

@@ -10,6 +10,7 @@ pub mod full_replication;
 pub mod incremental_replication;
 pub mod learning_content_replication;
 pub mod notification;
+pub mod preset;
 pub mod restore;
 pub mod schema_export;
 
@@ -30,6 +31,7 @@ pub static ALL: &[Declaration] = &[
     Declaration::of::<backup_prune::BackupPrune>(),
     Declaration::of::<backup_clean::BackupClean>(),
     Declaration::of::<backup_watch::BackupWatch>(),
+    Declaration::of::<preset::PresetKind>(),
 ];
 
 /// The kind called `name` on the command line.
@@ -168,7 +170,8 @@ mod tests {
                 "Backup drill queue",
                 "Backup prune queue",
                 "Backup clean queue",
-                "Backup watch queue"
+                "Backup watch queue",
+                "Preset queue"
             ]
         );
     }

@@ -7,7 +7,7 @@
 //! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`seal`] [`storage`] [`webhook`] [`sentry`]
 //! 3. [`queue`]: Bull 4's layout in Redis, the only place that knows Redis keys
 //! 4. engines: [`worker`] [`schedule`], which know kinds of job only through [`worker::JobKind`]
-//! 5. work: [`jobs`], one file a kind, and the engines behind them: [`backup`], [`replication`]
+//! 5. work: [`jobs`], one file a kind, and the engines behind them: [`backup`], [`presets`], [`replication`]
 //! 6. faces: [`ops`], each operator verb once, then [`cli`], [`repl`] and [`web`], which call it
 
 pub mod clock;
@@ -34,6 +34,7 @@ pub mod worker;
 
 pub mod backup;
 pub mod jobs;
+pub mod presets;
 pub mod replication;
 
 pub mod cli;

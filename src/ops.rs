@@ -9,6 +9,7 @@
 //! - [`doctor`]: checks with a fix for each
 //! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`mod@plain`]: texts of others, fit for a terminal
+//! - [`preset`]: one command of `db-p`, here or by a worker
 //! - [`replication`]: the copies in the target
 //! - [`parse_logs`]: durations of a replication from its logs
 
@@ -19,6 +20,7 @@ pub mod follow;
 pub mod metrics;
 pub mod parse_logs;
 pub mod plain;
+pub mod preset;
 pub mod reference;
 pub mod replication;
 pub mod serve;

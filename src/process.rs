@@ -29,6 +29,8 @@ const INHERITED: [&str; 9] =
     ["PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Lines of stderr kept for the error message.
 const STDERR_LINES: usize = 12;
+/// Bytes of a log that are looked at for those lines.
+const LOG_TAIL: u64 = 8 << 10;
 
 /// Why a child did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,42 @@ impl Program {
             }
         }
         self
+    }
+
+    /// Has it work in `directory`.
+    #[must_use]
+    pub fn within(mut self, directory: &std::path::Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// Runs it to its end with its output appended to the file `log`: for commands that leave a server behind, which would
+    /// keep a pipe open, or write into one that nobody reads any more. What they left behind goes on.
+    ///
+    /// # Errors
+    /// When it cannot be started, the file not be opened, or it does not exit with 0; the error tells its last lines.
+    pub async fn logged(mut self, log: &std::path::Path) -> Result<(), ProcessError> {
+        use std::io::{Read as _, Seek as _};
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let io = ProcessError::io;
+        let told = |error: &std::io::Error| ProcessError::Io { program: log.display().to_string(), reason: error.to_string() };
+        let mut file =
+            std::fs::File::options().read(true).append(true).create(true).mode(0o600).open(log).map_err(|e| told(&e))?;
+        let before = file.metadata().map_err(|e| told(&e))?.len();
+        self.command.stdout(file.try_clone().map_err(|e| told(&e))?).stderr(file.try_clone().map_err(|e| told(&e))?);
+        let mut group = Group::new(self.command.spawn().map_err(|e| io(&e, &self.name))?);
+        let status = group.child.wait().await.map_err(|e| io(&e, &self.name))?;
+        group.disarm();
+        if status.success() {
+            return Ok(());
+        }
+        let end = file.metadata().map_or(before, |found| found.len());
+        let mut text = Vec::new();
+        let from = before.max(end.saturating_sub(LOG_TAIL));
+        let _ = file.seek(std::io::SeekFrom::Start(from)).and_then(|_| file.take(LOG_TAIL).read_to_end(&mut text));
+        let mut tail = Tail::default();
+        String::from_utf8_lossy(&text).lines().for_each(|line| tail.push(line));
+        Err(ProcessError::failed(self.name, status, tail.text()))
     }
 
     /// Runs it to its end and returns what it wrote to stdout.

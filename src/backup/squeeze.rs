@@ -31,27 +31,27 @@ pub enum SqueezeError {
 }
 
 /// Takes what is to be made smaller.
-pub(super) struct Feed(mpsc::Sender<Message>);
+pub(crate) struct Feed(mpsc::Sender<Message>);
 
 impl Feed {
-    pub(super) async fn put(&mut self, bytes: Bytes) -> Result<(), SqueezeError> {
+    pub(crate) async fn put(&mut self, bytes: Bytes) -> Result<(), SqueezeError> {
         self.0.send(Message::Bytes(bytes)).await.map_err(|_| SqueezeError::GivenUp)
     }
 
-    pub(super) async fn end(self) -> Result<(), SqueezeError> {
+    pub(crate) async fn end(self) -> Result<(), SqueezeError> {
         self.0.send(Message::End).await.map_err(|_| SqueezeError::GivenUp)
     }
 }
 
 /// Gives what was made smaller.
-pub(super) struct Squeezed {
+pub(crate) struct Squeezed {
     pieces: mpsc::Receiver<Message>,
     thread: JoinHandle<io::Result<()>>,
 }
 
 impl Squeezed {
     /// The next piece; nothing after the last one of a whole stream.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, SqueezeError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, SqueezeError> {
         match self.pieces.recv().await {
             Some(Message::Bytes(bytes)) => Ok(Some(bytes)),
             Some(Message::End) => Ok(None),
@@ -65,7 +65,7 @@ impl Squeezed {
 }
 
 /// Starts the thread. It ends when either side is dropped.
-pub(super) fn start(compression: Compression, level: u32) -> (Feed, Squeezed) {
+pub(crate) fn start(compression: Compression, level: u32) -> (Feed, Squeezed) {
     let (feed, input) = mpsc::channel(1);
     let (output, pieces) = mpsc::channel(4);
     let thread = tokio::task::spawn_blocking(move || squeeze(compression, level, input, Out { output, buffer: BytesMut::new() }));
@@ -82,6 +82,18 @@ fn squeeze(compression: Compression, level: u32, input: mpsc::Receiver<Message>,
         }
         Compression::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(level));
+            pass(input, &mut encoder)?;
+            encoder.finish()?
+        }
+        // Levels above 6 are asked for by who wants the fewest bytes: those get all CPUs, which need a block each.
+        Compression::Xz if level > 6 => {
+            let threads = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+            let stream = liblzma::stream::MtStreamBuilder::new()
+                .preset(level)
+                .threads(threads)
+                .check(liblzma::stream::Check::Crc64)
+                .encoder()?;
+            let mut encoder = liblzma::write::XzEncoder::new_stream(out, stream);
             pass(input, &mut encoder)?;
             encoder.finish()?
         }
@@ -167,7 +179,7 @@ mod tests {
     async fn each_form_reads_back_as_it_was() {
         let pieces: Vec<Bytes> = (0..40_u8).map(|n| vec![n; 70_000].into()).collect();
         let plain = pieces.concat();
-        for (compression, level) in [(Compression::Zstd, 3), (Compression::Gzip, 6), (Compression::Xz, 1)] {
+        for (compression, level) in [(Compression::Zstd, 3), (Compression::Gzip, 6), (Compression::Xz, 1), (Compression::Xz, 9)] {
             let small = squeezed(compression, level, &pieces).await.unwrap();
             assert!(small.len() < plain.len() / 10);
             let mut back = Vec::new();

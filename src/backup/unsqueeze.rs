@@ -20,13 +20,13 @@ const XZ_MEMORY: u64 = 96 << 20;
 const ZSTD_WINDOW: u32 = 23;
 
 /// Gives what comes out.
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     pieces: mpsc::Receiver<io::Result<Option<Bytes>>>,
 }
 
 impl Pieces {
     /// The next piece; nothing after the last one of a whole stream.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         match self.pieces.recv().await {
             Some(piece) => piece,
             None => Err(io::Error::other("the thread that decompresses ended early")),
@@ -35,7 +35,7 @@ impl Pieces {
 }
 
 /// Starts the thread; it ends when the pieces are dropped. More than `limit` bytes are an error.
-pub(super) fn start(compression: Compression, source: Stream, limit: u64) -> Pieces {
+pub(crate) fn start(compression: Compression, source: Stream, limit: u64) -> Pieces {
     let (give, pieces) = mpsc::channel(4);
     let source = BufReader::with_capacity(PIECE, SyncIoBridge::new(source));
     tokio::task::spawn_blocking(move || {

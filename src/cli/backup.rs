@@ -68,7 +68,12 @@ async fn take(environment: &Environment, now: Now) -> anyhow::Result<ExitCode> {
 }
 
 /// Leaves it to a worker.
-async fn enqueue(environment: &Environment, kind: &str, data: serde_json::Value, wait: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn enqueue(
+    environment: &Environment,
+    kind: &str,
+    data: serde_json::Value,
+    wait: bool,
+) -> anyhow::Result<ExitCode> {
     let kind = declaration(kind)?;
     let reader = Reader::new(environment);
     let (store, policy) = (Store::from_settings(&reader), RetryPolicy::from_settings(&reader));

@@ -68,7 +68,7 @@ impl Watcher for Terminal {
     }
 }
 
-fn told(progress: &Progress) -> String {
+pub(super) fn told(progress: &Progress) -> String {
     let mut text = if progress.phase.is_empty() { "running".to_owned() } else { progress.phase.clone() };
     if progress.total > 0 {
         text.push_str(&format!(", {} of {}", progress.done, progress.total));

@@ -95,6 +95,12 @@ impl PgDump {
     pub fn program(&self, database: &Database) -> Program {
         led_to(&self.path, database)
     }
+
+    /// The program called `name` that came with it: `pg_dumpall`, `pg_basebackup`.
+    #[must_use]
+    pub fn beside(&self, name: &str, database: &Database) -> Program {
+        led_to(&self.path.with_file_name(name), database)
+    }
 }
 
 /// A program in one of its versions.

@@ -7,7 +7,7 @@ const LAYERS: &[&[&str]] = &[
     &["postgres", "process", "redis", "seal", "sentry", "storage", "webhook"],
     &["queue"],
     &["schedule", "worker"],
-    &["backup", "jobs", "replication"],
+    &["backup", "jobs", "presets", "replication"],
     &["cli", "ops", "repl", "web"],
 ];
 

@@ -25,6 +25,7 @@ mod notification;
 mod packaging;
 mod parse_logs;
 mod postgres;
+mod presets;
 mod queue;
 mod queue_consumer;
 mod queue_turns;

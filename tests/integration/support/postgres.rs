@@ -86,7 +86,7 @@ pub fn as_server_user(command: &mut Command) {
     command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
 }
 
-fn give_to_server_user(path: &Path) {
+pub fn give_to_server_user(path: &Path) {
     if nix::unistd::geteuid().is_root() {
         let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user `postgres` exists");
         nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("root may chown");
@@ -124,6 +124,14 @@ fn template(bin: &Path) -> PathBuf {
         std::fs::write(data.join("ready"), "").expect("the marker can be written");
     }
     data
+}
+
+/// Makes the data directory of a fresh cluster at `to`, which nobody runs; its superuser is `owner`.
+pub fn data_directory(to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.arg("-R").arg(template(&programs())).arg(to);
+    as_server_user(&mut copy);
+    run(copy);
 }
 
 impl Cluster {

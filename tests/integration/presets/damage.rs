@@ -1,0 +1,74 @@
+//! What is not what it should be touches no cluster.
+
+use super::{Machine, files, whole};
+use crate::support::s3::S3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn another_key_and_every_altered_byte_are_noticed_before_any_sql() {
+    let s3 = S3::start().await;
+    let anna = Machine::sharing(&s3, None).await;
+    anna.fill(&["one"]).await;
+    anna.good(&["push-new", "name=base", "desc=one"]);
+    let boris = Machine::sharing(&s3, None).await;
+    boris.fill(&["of Boris"]).await;
+    let before = whole(&boris);
+    // The key of another branch: nothing is read with it, and nothing made that others could not read.
+    for words in [vec!["get"], vec!["push-new", "name=mine", "desc=x"]] {
+        let error = boris.bad(&words);
+        assert!(error.contains("another key"), "{words:?}: {error}");
+        boris.start_if_stopped();
+        assert_eq!(whole(&boris), before);
+    }
+    std::fs::copy(anna.path("key"), boris.path("key")).unwrap();
+
+    let directory = s3.objects().join("shop/main/base");
+    let name = files(&directory).into_iter().find(|name| name.starts_with("rev-")).unwrap();
+    let good = std::fs::read(directory.join(&name)).unwrap();
+    let pointer = std::fs::read_to_string(directory.join("current.json")).unwrap();
+    let digest = |bytes: &[u8]| {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let last = good.len() - 1;
+    for at in [30, good.len() / 2, last] {
+        for told in [false, true] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(directory.join(&name), &bad).unwrap();
+            if told {
+                // Whoever can write to the store can write the pointer too, but has no key.
+                std::fs::write(directory.join("current.json"), pointer.replace(&digest(&good), &digest(&bad))).unwrap();
+            }
+            let error = boris.bad(&["get"]);
+            assert!(error.contains("1 of 1 presets failed"), "{error}");
+            assert!(
+                error.contains(if told { "damaged" } else { "SHA-256 differs" }) || error.contains("opens it"),
+                "{at}: {error}"
+            );
+            std::fs::write(directory.join("current.json"), &pointer).unwrap();
+        }
+    }
+    // Cut off between two pieces, with a pointer that agrees.
+    let cut = &good[..good.len() - 20];
+    std::fs::write(directory.join(&name), cut).unwrap();
+    let agrees = pointer
+        .replace(&digest(&good), &digest(cut))
+        .replace(&format!("\"size\": {}", good.len()), &format!("\"size\": {}", cut.len()));
+    std::fs::write(directory.join("current.json"), agrees).unwrap();
+    assert!(boris.bad(&["get"]).contains("damaged"));
+    boris.start_if_stopped();
+    assert_eq!(whole(&boris), before, "no statement was executed");
+    std::fs::write(directory.join("current.json"), &pointer).unwrap();
+    std::fs::write(directory.join(&name), &good).unwrap();
+    boris.good(&["get"]);
+    boris.good(&["select", "base"]);
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+}
+
+impl Machine {
+    pub fn start_if_stopped(&self) {
+        if !self.runs() {
+            self.start();
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Presets that fail alone, full disks, servers that neither stop nor start, applications that do not answer.
+
+use std::process::{Command, Stdio};
+
+use wiremock::matchers::method;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::Machine;
+use crate::support::s3::S3;
+
+/// Two presets in a store, and a machine that has neither.
+async fn two(s3: &S3) -> (Machine, Machine) {
+    let anna = Machine::sharing(s3, None).await;
+    for name in ["one", "two"] {
+        anna.fill(&[name]).await;
+        anna.good(&["push-new", &format!("name={name}"), "desc=x"]);
+    }
+    let boris = Machine::sharing(s3, Some(&anna)).await;
+    (anna, boris)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_preset_that_fails_keeps_what_was_ready_and_the_others_go_on() {
+    let s3 = S3::start().await;
+    let (anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    // Both change; the migration of one of them fails.
+    anna.good(&["get"]);
+    for name in ["one", "two"] {
+        anna.good(&["select", name]);
+        anna.fill(&["changed", name]).await;
+        anna.good(&["push-ex", &format!("name={name}"), "desc=changed"]);
+    }
+    let migration = boris.setting("DBP_MIGR_CMD");
+    boris.set("DBP_MIGR_CMD", "if [ $DBP_PRESET = one ]; then echo 'no such column' >&2; exit 3; fi");
+    let error = boris.bad(&["get"]);
+    assert!(
+        error.contains("1 of 2 presets failed") && error.contains("1 were updated") && error.contains("no such column"),
+        "{error}"
+    );
+    assert!(!boris.runs());
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["one", "migrated"], "as it was");
+    boris.good(&["select", "two"]);
+    assert_eq!(boris.rows().await, ["changed", "two"]);
+    // What failed is tried again, the other one is not.
+    boris.set("DBP_MIGR_CMD", &migration);
+    boris.steps();
+    boris.good(&["get"]);
+    // The cluster ran since the select.
+    assert_eq!(boris.steps(), ["app-stop", "migrate one", "pg-stop"]);
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["changed", "one", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn sql_that_fails_stops_at_its_first_error() {
+    let s3 = S3::start().await;
+    let anna = Machine::sharing(&s3, None).await;
+    anna.fill(&["one"]).await;
+    // A foreign key that its rows do not keep can be made only by force, and is refused when it is made anew.
+    let shop = anna.client("shop").await;
+    shop.batch_execute(
+        "create table p (id int primary key); create table c (p int references p); \
+         set session_replication_role = replica; insert into c values (1)",
+    )
+    .await
+    .unwrap();
+    anna.good(&["push-new", "name=broken", "desc=x"]);
+    let boris = Machine::sharing(&s3, Some(&anna)).await;
+    let error = boris.bad(&["get"]);
+    assert!(error.contains("`broken`") && error.contains("violates foreign key constraint"), "{error}");
+    assert!(boris.good(&["ls", "where=local"]).is_empty());
+    assert!(boris.bad(&["select", "broken"]).contains("not ready here"));
+    boris.start_if_stopped();
+    let error = boris.bad(&["push-new", "name=scratch", "desc=x"]);
+    assert!(error.contains("nobody's preset"), "what a failed pull left is not pushed: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn servers_that_do_not_stop_or_start_are_told_and_lose_nothing() {
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    let (start, stop) = (boris.setting("DBP_PG_START_CMD"), boris.setting("DBP_PG_STOP_CMD"));
+
+    boris.set("DBP_PG_STOP_CMD", "echo 'no rights to stop' >&2; exit 4");
+    let error = boris.bad(&["select", "two"]);
+    assert!(error.contains("DBP_PG_STOP_CMD failed") && error.contains("no rights to stop"), "{error}");
+    assert_eq!(boris.rows().await, ["one", "migrated"], "the old one still runs");
+    assert_eq!(boris.good(&["what-selected"]), "one (revision 1 of shop/main)");
+
+    // Already stopped is stopped.
+    boris.set("DBP_PG_STOP_CMD", &stop);
+    boris.stop();
+    boris.set("DBP_PG_STOP_CMD", "exit 1");
+    boris.good(&["select", "two"]);
+    assert_eq!(boris.rows().await, ["two", "migrated"]);
+
+    boris.set("DBP_PG_STOP_CMD", &stop);
+    boris.set("DBP_PG_START_CMD", "echo 'no such unit' >&2; exit 5");
+    let error = boris.bad(&["select", "one"]);
+    assert!(error.contains("`one` is in place, but DBP_PG_START_CMD failed") && error.contains("no such unit"), "{error}");
+    boris.start();
+    assert!(boris.bad(&["push-new", "name=x", "desc=x"]).contains("nobody's preset"));
+    boris.set("DBP_PG_START_CMD", &start);
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_stop_command_that_lies_is_noticed() {
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    boris.set("DBP_PG_STOP_CMD", "true");
+    let mut command = boris.command(&["select", "two"]);
+    let started = std::time::Instant::now();
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = super::text(&output.stderr);
+    assert!(error.contains("still runs") && error.contains("nothing was changed"), "{error}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(100));
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_application_is_waited_for_until_it_answers() {
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    let app = MockServer::start().await;
+    Mock::given(method("GET")).respond_with(ResponseTemplate::new(503)).up_to_n_times(3).mount(&app).await;
+    Mock::given(method("GET")).respond_with(ResponseTemplate::new(404)).mount(&app).await;
+    boris.set("DBP_APP_DEF_URL", &app.uri());
+    boris.good(&["get"]);
+    boris.steps();
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.steps(), ["app-stop", "pg-start", "app-start"]);
+    assert!(app.received_requests().await.unwrap().len() >= 4);
+    // It answers: it is not started once more.
+    boris.good(&["start-app"]);
+    assert!(boris.steps().is_empty());
+    boris.set("DBP_APP_DEF_URL", "http://127.0.0.1:1/");
+    boris.set("DBP_APP_START", "echo 'port is taken' >&2; exit 1");
+    let error = boris.bad(&["select", "two"]);
+    assert!(error.contains("`two` is in place, but DBP_APP_START failed") && error.contains("port is taken"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_full_disk_is_told_and_leaves_what_was_ready() {
+    let s3 = S3::start().await;
+    let (anna, boris) = two(&s3).await;
+    boris.good(&["get"]);
+    anna.good(&["get"]);
+    anna.good(&["select", "one"]);
+    anna.client("shop")
+        .await
+        .batch_execute("insert into t select string_agg(md5(n::text), '') from generate_series(1, 200000) n")
+        .await
+        .unwrap();
+    anna.good(&["push-ex", "name=one", "desc=large"]);
+    let files = boris.path("presets/shop/main/files");
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&files).stderr(Stdio::null()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        println!("NOT RUN: mounting a small file system takes root");
+        return;
+    }
+    let error = boris.bad(&["get"]);
+    let _ = Command::new("umount").arg("--lazy").arg(&files).status();
+    assert!(error.contains("No space left on device") && error.contains("`one`"), "{error}");
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await.len(), 4);
+}
