@@ -77,6 +77,33 @@ start_postgres() {
     die "PostgreSQL did not start: $(tail -n 5 "$work/$name.log")"
 }
 
+# start_machine NAME [SETTING=VALUE...]: a fresh cluster that stops and starts by the lines below; its port is in $work/NAME/port.
+start_machine() {
+    local name=$1 home=$work/$1 setting
+    start_postgres "$@"
+    printf '%s\n' "$port" >"$home/port"
+    shift
+    {
+        printf "port = %s\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n" "$port"
+        for setting in fsync=off synchronous_commit=off full_page_writes=off max_connections=60 "$@"; do printf '%s\n' "$setting"; done
+    } >>"$home/data/postgresql.conf"
+    # Under `pg_ctl` from the beginning, and not as a child of ours.
+    if ! sh -c "$(cluster_control "$name") -m fast stop" || ! sh -c "$(cluster_start "$name")"; then
+        die "PostgreSQL did not start: $(tail -n 5 "$work/$name.log")"
+    fi
+}
+
+# cluster_control NAME: a shell line that `pg_ctl`'s verb is to follow; cluster_start NAME: a whole one. It notes the server for stop_all.
+cluster_control() {
+    local user=''
+    ((EUID == 0)) && user='setpriv --reuid postgres --regid postgres --clear-groups -- '
+    printf 'cd / && %s%s -s -w -D %s' "$user" "$PG_BIN/pg_ctl" "$work/$1/data"
+}
+cluster_start() {
+    # shellcheck disable=SC2016 # it is for the shell that runs the line
+    printf '%s -l %s start && echo "$(head -n 1 %s) INT %s" >>%s' "$(cluster_control "$1")" "$work/$1/log" "$work/$1/data/postmaster.pid" "$1" "$work/pids"
+}
+
 postgres_answers() { "$PG_BIN/pg_isready" -q -d postgres -p "$1" || ! kill -0 "$2" 2>/dev/null; }
 
 # start_redis: sets `port` and `pid`.

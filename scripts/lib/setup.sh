@@ -137,6 +137,14 @@ need_redis() {
     apt_install redis-server || die "Redis is needed (Debian: redis-server)"
 }
 
+# What copies data directories of presets.
+need_rsync() { has rsync || apt_install rsync || die "rsync is needed (Debian: rsync)"; }
+# What makes and opens old archives, for the test that imports them.
+want_old_archives() {
+    has openssl || apt_install openssl || note "without openssl the test of old archives says NOT RUN"
+    has xz || apt_install xz-utils || note "without xz the test of old archives says NOT RUN"
+}
+
 need_shellcheck() { has shellcheck || apt_install shellcheck || die "shellcheck is needed (Debian: shellcheck)"; }
 
 # Node is for the tests against npm's bull only; they say so themselves when it is missing.

@@ -74,7 +74,8 @@ async fn here(environment: &Environment, call: &Call) -> anyhow::Result<ExitCode
         Err(PresetError::Usage(error)) => Ok(usage(&error.to_string())),
         Err(error) => {
             terminal.note(&format!("{} failed: {error}", call.command));
-            Err(error.into())
+            eprintln!("db-p: {}", plain(&scrub(&error.to_string())));
+            Ok(ExitCode::FAILURE)
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::worker::Run;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a command that ended may take to show its effect.
-const EFFECT: Duration = Duration::from_secs(60);
+/// How long a stop command that ended may take to show its effect.
+const EFFECT: Duration = Duration::from_secs(20);
 /// One question to the application.
 const QUESTION: Duration = Duration::from_secs(10);
 
@@ -123,7 +123,7 @@ impl<'a> Cluster<'a> {
                 Err(error) => error,
             };
             // A password that is wrong stays wrong.
-            if begun.elapsed() > EFFECT || error.to_string().contains("SQLSTATE 28") {
+            if begun.elapsed() > self.settings.patience || error.to_string().contains("SQLSTATE 28") {
                 return Err(PresetError::Refused(format!(
                     "PostgreSQL does not answer though {} ended well: {error}",
                     DBP_PG_START_CMD.name

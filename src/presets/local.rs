@@ -96,8 +96,8 @@ pub struct Note {
 pub struct Pending {
     /// SHA-256 of the object that it stored.
     pub sha256: String,
-    /// Whether it is what the cluster holds.
-    pub of_cluster: bool,
+    /// What the cluster held then, when it is what was pushed: if it holds something else by now, that stays so.
+    pub of_cluster: Option<Selected>,
 }
 
 /// The directories.

@@ -122,7 +122,8 @@ impl Presets {
         });
         let done = match ours {
             Some((pointer, revision)) => {
-                finish(branch, local, name, pointer, revision, pending.of_cluster).await?;
+                let still = pending.of_cluster == Some(local.selected()?);
+                finish(branch, local, name, pointer, revision, still).await?;
                 let said = format!(
                     "revision {} of `{name}` had been stored by a run that was cut off ({}); push-ex stores what came later",
                     revision.revision, revision.at
@@ -202,7 +203,8 @@ impl Presets {
         };
         pointer.revisions.push(revision.clone());
         (pointer.newest, pointer.deleted) = (number, None);
-        local.write_pending(name, Some(&Pending { sha256: made.sha256.clone(), of_cluster: push.of_cluster }))?;
+        let of_cluster = if push.of_cluster { Some(local.selected()?) } else { None };
+        local.write_pending(name, Some(&Pending { sha256: made.sha256.clone(), of_cluster }))?;
         run.checkpoint()?;
         if branch.point(name, &pointer, push.known.as_ref()).await?.is_none() && !self.is_ours(branch, name, made).await? {
             local.write_pending(name, None)?;

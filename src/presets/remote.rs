@@ -16,6 +16,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::PresetError;
+use super::arguments::check_name;
 use crate::backup::name::Compression;
 use crate::storage::{Fault, StorageError, Store, Version};
 
@@ -127,7 +128,8 @@ impl Branch {
     pub(super) async fn names(&self) -> Result<Vec<String>, StorageError> {
         let entries = self.store.list(&self.prefix).await?;
         let name = |key: &str| key.strip_prefix(&self.prefix)?.strip_suffix("/current.json").map(str::to_owned);
-        Ok(entries.iter().filter_map(|entry| name(&entry.key)).collect())
+        // Names become files here: what somebody else put there under no name of a preset is none.
+        Ok(entries.iter().filter_map(|entry| name(&entry.key)).filter(|name| check_name(name).is_ok()).collect())
     }
 
     /// The pointers of those that exist.
@@ -145,7 +147,16 @@ impl Branch {
 
     /// A preset's pointer, also of a deleted one.
     pub(super) async fn pointer(&self, name: &str) -> Result<Option<Known>, PresetError> {
-        Ok(self.json(name, "current.json").await?.map(|(pointer, version)| Known { pointer, version }))
+        let Some((pointer, version)) = self.json::<Pointer>(name, "current.json").await? else { return Ok(None) };
+        // Digests become names of files here.
+        let whole = |digest: &str| digest.len() == 64 && digest.chars().all(|c| c.is_ascii_hexdigit());
+        if !pointer.revisions.iter().all(|revision| whole(&revision.sha256)) {
+            return Err(PresetError::Refused(format!(
+                "the pointer of `{name}` in {} holds a SHA-256 that is none",
+                self.shown()
+            )));
+        }
+        Ok(Some(Known { pointer, version }))
     }
 
     /// The pointer of one that exists.

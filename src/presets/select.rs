@@ -34,6 +34,10 @@ impl Presets {
         if same && !clean {
             cluster.start().await?;
             cluster.start_app().await?;
+            if self.settings.mode == Mode::Fast {
+                // Killed after the switch, one leaves what it switched out.
+                cluster.drop_left().await?;
+            }
             return Ok(Done::said(
                 format!("`{name}` is selected already, and runs"),
                 json!({"selected": name, "changed": false}),

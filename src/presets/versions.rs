@@ -113,6 +113,8 @@ impl Presets {
                 Removal::Kept(why) => run.warn(format!("`{}` stays: {why}", entry.key)),
             }
         }
+        // Uploads of killed pushes; a store that does not list them has a rule for them.
+        branch.store.tidy(&beginning, UNDER_WAY).await?;
         if surplus + removed > 0 {
             journal::note(&branch, name, who, &format!("purged {surplus} revisions, {removed} objects")).await?;
         }

@@ -65,6 +65,25 @@ async fn another_key_and_every_altered_byte_are_noticed_before_any_sql() {
     assert_eq!(boris.rows().await, ["one", "migrated"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn names_and_digests_in_the_store_lead_to_no_file_elsewhere() {
+    let mut anna = Machine::new("file:///nowhere", None).await;
+    let store = format!("file://{}", anna.path("store").display());
+    anna.set("DBP_S3_BACKET", &store);
+    anna.good(&["gen-key"]);
+    anna.fill(&["one"]).await;
+    anna.good(&["push-new", "name=base", "desc=one"]);
+    let directory = anna.path("store/shop/main");
+    let pointer = std::fs::read_to_string(directory.join("base/current.json")).unwrap();
+    std::fs::create_dir_all(directory.join("a/b")).unwrap();
+    std::fs::write(directory.join("a/b/current.json"), &pointer).unwrap();
+    assert_eq!(anna.good(&["ls", "where=s3", "short"]), "base");
+    let value: serde_json::Value = serde_json::from_str(&pointer).unwrap();
+    let digest = value["revisions"][0]["sha256"].as_str().unwrap();
+    std::fs::write(directory.join("base/current.json"), pointer.replace(digest, "/../../../../evil")).unwrap();
+    assert!(anna.bad(&["get"]).contains("SHA-256 that is none"));
+}
+
 impl Machine {
     pub fn start_if_stopped(&self) {
         if !self.runs() {

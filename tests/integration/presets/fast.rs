@@ -17,7 +17,14 @@ async fn presets_are_switched_by_renaming_while_the_cluster_runs() {
     let s3 = S3::start().await;
     let anna = Machine::sharing(&s3, None).await;
     anna.fill(&["one"]).await;
-    anna.client("postgres").await.batch_execute("create database extra; alter database shop set work_mem to '5MB'; revoke connect on database shop from public; grant connect on database shop to seller").await.unwrap();
+    for sql in [
+        "create database extra",
+        "alter database shop set work_mem to '5MB'",
+        "revoke connect on database shop from public",
+        "grant connect on database shop to seller",
+    ] {
+        anna.client("postgres").await.batch_execute(sql).await.unwrap();
+    }
     anna.good(&["push-new", "name=one", "desc=x"]);
     anna.client("postgres").await.batch_execute("drop database extra").await.unwrap();
     anna.fill(&["two"]).await;

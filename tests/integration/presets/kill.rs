@@ -187,6 +187,17 @@ async fn a_killed_push_was_made_or_was_not_and_the_next_one_knows() {
     assert!(std::fs::read_to_string(s3.objects().join("shop/main/base/log.txt")).unwrap().contains(": first"));
     assert!(anna.bad(&["push-new", "name=base", "desc=first"]).contains("already"));
 
+    // A push of another one, killed there; then the cluster gets something else, which that push must not be taken for.
+    s3.order(Method::PUT, "third/log.txt", 1, Action::Delay(Duration::from_secs(600)));
+    let pointer = s3.objects().join("shop/main/third/current.json");
+    killed_at(&anna, &["push-new", "name=third", "desc=x"], "the log", || pointer.exists() && s3.count("third/log.txt") > 0)
+        .await;
+    s3.relent();
+    anna.good(&["get", "include=base"]);
+    anna.good(&["push-new", "name=third", "desc=x"]);
+    assert!(anna.bad(&["push-new", "name=fourth", "desc=x"]).contains("nobody's preset"), "the cluster holds what the pull left");
+    anna.good(&["select", "base"]);
+
     // The same of a next revision, with a lock: the run after it goes on from what was stored, and ends the lock.
     let key = anna.good(&["set-lock", "name=base", "who=A", "desc=x"]);
     let before = s3.count("base/log.txt");

@@ -24,7 +24,9 @@ async fn a_preset_goes_from_one_machine_to_another_and_back() {
 
     // The order of the steps, and the end state.
     boris.steps();
-    boris.client("postgres").await.batch_execute("create role stranger; create database strange owner stranger").await.unwrap();
+    for sql in ["create role stranger", "create database strange owner stranger"] {
+        boris.client("postgres").await.batch_execute(sql).await.unwrap();
+    }
     boris.good(&["pull-and-update-local"]);
     assert_eq!(boris.steps(), ["app-stop", "migrate base", "migrate other", "pg-stop"]);
     assert!(!boris.runs(), "PostgreSQL is stopped in the end");
