@@ -112,9 +112,9 @@ impl RunSink for Terminal {
     fn line(&self, record: &Record) {
         let line = plain(&record.message);
         if self.bar.is_hidden() {
-            eprintln!("{line}")
+            eprintln!("{line}");
         } else {
-            self.bar.println(&line)
+            self.bar.println(&line);
         }
         self.note(&line);
     }

@@ -48,7 +48,7 @@ pub(super) async fn write(branch: &Branch, name: &str, pointer: &Pointer, more: 
         match written {
             Ok(_) => return Ok(()),
             Err(error) if lost(&error) && attempt < TRIES => {
-                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 7)).await
+                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 7)).await;
             }
             Err(error) => return Err(error.into()),
         }
