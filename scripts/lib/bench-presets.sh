@@ -44,15 +44,29 @@ presets_setup() {
     note "the cluster holds $(sql "$maker" production -A -t -c 'select pg_size_pretty(pg_database_size(current_database()))')"
     preset maker gen-key >/dev/null
     : >"$work/results"
+    : >"$work/selects"
 }
 
-# Every time another preset than the one that is in place.
+# marked NAME TEXT: a preset of the maker's cluster that can be told from others.
+marked() {
+    sql "$maker" production -c 'create table if not exists marked (text text)' -c "truncate marked" -c "insert into marked values ('$1')"
+    preset maker push-new name="$1" desc=x
+}
+# switched MACHINE MARK COMMAND...: until the cluster answers with that mark; what the command does after that is waited for, and not counted.
 switched() {
-    local way=$1 port
-    shift
-    "$@"
-    port=$(<"$work/${way%% *}/port")
-    sql "$port" production -o /dev/null -c 'select count(*) from answers'
+    local port mark=$2 begun wall ended code=0
+    begun=$(now_ms)
+    port=$(<"$work/$1/port")
+    shift 2
+    "$@" >"$work/select.log" 2>&1 &
+    local command=$!
+    until [[ $(sql "$port" production -A -t -c 'select text from marked' 2>/dev/null) == "$mark" ]]; do sleep 0.02; done
+    wall=$(($(now_ms) - begun))
+    wait "$command" || code=$?
+    ((code == 0)) || die "the switch failed: $(tail -n 5 "$work/select.log")"
+    ended=$(($(now_ms) - begun))
+    printf '%s\t%s\t%s\n' "$way" "$(awk "BEGIN { print $wall / 1000 }")" "$(awk "BEGIN { print $ended / 1000 }")" >>"$work/selects"
+    note "$way: answers after $wall ms, ends after $ended ms"
 }
 by_rsync() {
     sh -c "$(cluster_control cluster) -m fast stop"
@@ -63,23 +77,26 @@ by_rsync() {
 measure_presets() {
     local name
     sql "$maker" postgres -c checkpoint
-    timed push_xz sh -c "'$PG_BIN/pg_dumpall' -p $maker -d postgres | xz -9 -T0 >'$work/dump.xz'"
-    timed push preset maker push-new name="one$turn" desc=x
+    timed push_xz bash -o pipefail -c "'$PG_BIN/pg_dumpall' -p $maker -l postgres | xz -9 -T0 >'$work/dump.xz'"
+    timed push marked "one$turn"
     sizes="xz -9 $(stat -c %s "$work/dump.xz"), db-p $(stat -c %s "$work"/store/bench/main/one"$turn"/rev-*)"
-    preset maker push-new name="two$turn" desc=x >/dev/null 2>&1
+    marked "two$turn" >/dev/null 2>&1
     for name in cluster fast; do
         preset "$name" get include="one$turn,two$turn" >"$work/get.log" 2>&1 || die "the pull failed: $(tail -n 5 "$work/get.log")"
         preset "$name" select "one$turn" >/dev/null 2>&1 || die "the select failed"
     done
-    timed select_rsync switched cluster by_rsync "two$turn"
+    way=select_rsync switched cluster "two$turn" by_rsync "two$turn"
     preset cluster select "one$turn" clean >/dev/null 2>&1
-    timed select_cluster switched cluster preset cluster select "two$turn"
-    timed select_fast switched fast preset fast select "two$turn"
+    # The spare directory is as after a day's work with another preset: nothing of it can be kept.
+    rm -rf "$work/cluster/data.bullwork-spare"
+    way=select_cluster switched cluster "two$turn" preset cluster select "two$turn"
+    way=select_fast switched fast "two$turn" preset fast select "two$turn"
 }
 
-report_presets() {
-    printf '| what | wall s | CPU s | ratio of wall | ratio of CPU |\n|---|---|---|---|---|\n'
-    awk -F '\t' '
+# medians FILE BASE HEAD: of both columns, and their ratios against BASE.
+medians() {
+    printf '%s\n|---|---|---|---|---|\n' "$3"
+    awk -F '\t' -v base="$2" '
         function median(key, column,   i, j, t, count, list) {
             count = split(values[key, column], list, " ")
             for (i = 1; i <= count; i++) for (j = i + 1; j <= count; j++) if (list[j] + 0 < list[i] + 0) { t = list[i]; list[i] = list[j]; list[j] = t }
@@ -90,9 +107,12 @@ report_presets() {
         END {
             for (m = 1; m <= methods; m++) {
                 key = order[m]
-                base = key ~ /^push/ ? "push_xz" : "select_rsync"
                 printf "| %s | %.2f | %.2f | %.2f | %.2f |\n", key, median(key, 2), median(key, 3), median(key, 2) / median(base, 2), median(key, 3) / median(base, 3)
             }
-        }' "$work/results"
-    printf '\nBytes: %s\n' "$sizes"
+        }' "$1"
+}
+report_presets() {
+    medians "$work/results" push_xz '| what | wall s | CPU s | ratio of wall | ratio of CPU |'
+    printf '\nBytes: %s\n\n' "$sizes"
+    medians "$work/selects" select_rsync '| what | answers after s | ends after s | ratio | ratio |'
 }

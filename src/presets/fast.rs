@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! bullwork_preset_HEX_N    a database of a preset: a template that nobody connects to; its comment says of which
-//! bullwork_next_N          its copy, which is about to get the database's name
+//! bullwork_part_HEX_N      a copy of that one, being made
+//! bullwork_next_HEX_N      a whole copy, ready to get the database's name
 //! bullwork_old_N           what had that name before; dropped after the switch
 //! ```
 //!
-//! All databases of a preset get their names in one transaction: whenever a `select` is killed the old preset is there or the new one. Roles
+//! A copy is always kept ready, so a `select` waits for none: all databases of the preset get their names in one transaction, which
+//! takes milliseconds, and the next copy is made when everything runs again. Whenever a `select` is killed the old preset is there or the new one. Roles
 //! are the cluster's: those of all presets are there at once, and the databases `postgres` and `template1` belong to none of them.
 
 use std::time::Duration;
@@ -27,6 +29,11 @@ const TRIES: u32 = 20;
 /// Whether a database is ours, whatever it is for.
 pub(super) fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// The name of a template's copy.
+fn copy(template: &str, what: &str) -> String {
+    template.replacen("preset", what, 1)
 }
 
 async fn ran(session: &Connection, sql: &str) -> Result<(), PostgresError> {
@@ -75,47 +82,54 @@ impl Cluster<'_> {
         Ok(templates)
     }
 
-    /// Drops what no note of the branch names: templates of earlier revisions and of killed commands.
+    /// Drops templates that no note of the branch names, of earlier revisions and of killed commands, and copies without a template.
     pub(super) async fn tidy_templates(&self, local: &Local) -> Result<(), PresetError> {
+        self.drop_left().await?;
         let session = self.session().await?;
         let named: Vec<String> =
             local.notes()?.into_iter().flat_map(|(_, note)| note.templates).map(|template| template.template).collect();
         let sql = "select datname::text, shobj_description(oid, 'pg_database') from pg_database where starts_with(datname, $1)";
-        for row in session.query(sql, &[&PREFIX]).await.doing(|| "listing templates".to_owned())? {
+        let rows = session.query(sql, &[&format!("{PREFIX}preset_")]).await.doing(|| "listing templates".to_owned())?;
+        for row in rows {
             let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
             let of: Option<String> = comment
                 .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
                 .and_then(|value| Some(value.get("of")?.as_str()?.to_owned()));
-            // Without a comment it is one that was to be switched in or out.
             if !named.contains(&name) && of.is_none_or(|of| of == local.of()) {
+                drop(&session, &copy(&name, "next")).await?;
                 drop(&session, &name).await?;
             }
         }
         Ok(())
     }
 
-    /// Makes copies of the templates, to be switched in. The old ones of a killed command go before.
+    /// Makes the copies of the templates that are not there yet.
     pub(super) async fn copy_templates(&self, note: &Note) -> Result<(), PresetError> {
         self.phase("copy");
         let session = self.session().await?;
-        self.drop_left().await?;
         let strategy = if server_major(&session).await? >= 15 { " strategy file_copy" } else { "" };
-        for (n, Template { template, .. }) in note.templates.iter().enumerate() {
-            let next = format!("{PREFIX}next_{n}");
-            let (from, to) = (quote_identifier(template), quote_identifier(&next));
-            self.run.unless_stopped(ran(&session, &format!("create database {to} template {from}{strategy}"))).await??;
-            // A copy has its maker's rights and no settings.
-            let (template, next) = (quote_literal(template), quote_literal(&next));
+        for Template { template, .. } in &note.templates {
+            let (next, part) = (copy(template, "next"), copy(template, "part"));
+            let sql = "select from pg_database where datname = $1";
+            if session.query_opt(sql, &[&next]).await.doing(|| "listing databases".to_owned())?.is_some() {
+                continue;
+            }
+            drop(&session, &part).await?;
+            let made = format!("create database {} template {}{strategy}", quote_identifier(&part), quote_identifier(template));
+            self.run.unless_stopped(ran(&session, &made)).await??;
+            // A copy has its maker's rights and no settings; it is ready when it has the template's.
+            let (template, next, part) = (quote_literal(template), quote_literal(&next), quote_literal(&part));
             ran(
                 &session,
                 &format!(
                     "do $do$ begin
-                        execute (select format('alter database %I owner to %I', {next}, rolname)
+                        execute (select format('alter database %I owner to %I', {part}, rolname)
                             from pg_database d join pg_roles r on r.oid = d.datdba where datname = {template});
                         update pg_database n set datacl = t.datacl, datconnlimit = t.datconnlimit
-                            from pg_database t where n.datname = {next} and t.datname = {template};
+                            from pg_database t where n.datname = {part} and t.datname = {template};
                         insert into pg_db_role_setting select n.oid, setrole, setconfig from pg_db_role_setting s
-                            join pg_database t on t.oid = s.setdatabase, pg_database n where t.datname = {template} and n.datname = {next};
+                            join pg_database t on t.oid = s.setdatabase, pg_database n where t.datname = {template} and n.datname = {part};
+                        execute format('alter database %I rename to %I', {part}, {next});
                     end $do$"
                 ),
             )
@@ -132,18 +146,19 @@ impl Cluster<'_> {
         for (n, database) in user_databases(&session).await?.iter().enumerate() {
             sql.push_str(&format!("alter database {} rename to {PREFIX}old_{n};", quote_identifier(database)));
         }
-        for (n, Template { database, .. }) in note.templates.iter().enumerate() {
-            sql.push_str(&format!("alter database {PREFIX}next_{n} rename to {};", quote_identifier(database)));
+        for Template { database, template } in &note.templates {
+            let next = quote_identifier(&copy(template, "next"));
+            sql.push_str(&format!("alter database {next} rename to {};", quote_identifier(database)));
         }
         self.renamed(&mut session, &sql).await
     }
 
-    /// Drops what was switched out, or never in.
+    /// Drops what was switched out, and copies that were not finished.
     pub(super) async fn drop_left(&self) -> Result<(), PresetError> {
         let session = self.session().await?;
         let sql = "select datname::text from pg_database where starts_with(datname, $1) or starts_with(datname, $2)";
-        let (next, old) = (format!("{PREFIX}next_"), format!("{PREFIX}old_"));
-        for row in session.query(sql, &[&next, &old]).await.doing(|| "listing databases".to_owned())? {
+        let (part, old) = (format!("{PREFIX}part_"), format!("{PREFIX}old_"));
+        for row in session.query(sql, &[&part, &old]).await.doing(|| "listing databases".to_owned())? {
             drop(&session, row.get(0)).await?;
         }
         Ok(())

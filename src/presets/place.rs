@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The exchange is one system call, so whenever a `select` is killed `DATA` is the old preset or the new one, whole. On file systems
-//! that copy in an instant the spare is made anew; elsewhere only files that differ in size or time (to the nanosecond) are copied.
+//! that copy in an instant the spare is made anew; elsewhere only files that differ in size or time are copied: a preset's files
+//! have a time, to the nanosecond, that no other file has.
 
 use std::path::{Path, PathBuf};
 
@@ -88,7 +89,7 @@ mod tests {
     async fn directories_change_names_and_only_what_differs_is_copied() {
         let home = tempfile::tempdir().unwrap();
         let (snapshot, data) = (home.path().join("snapshot"), home.path().join("data"));
-        for (directory, text) in [(&snapshot, "new"), (&data, "old")] {
+        for (directory, text) in [(&snapshot, "new"), (&data, "an old one")] {
             std::fs::create_dir(directory).unwrap();
             std::fs::write(directory.join("PG_VERSION"), text).unwrap();
         }

@@ -194,6 +194,7 @@ impl Presets {
         }
         local.write_note(name, &note)?;
         if self.settings.mode == Mode::Fast {
+            cluster.copy_templates(&note).await?;
             cluster.tidy_templates(local).await?;
         } else {
             local.tidy_snapshots()?;

@@ -35,8 +35,9 @@ impl Presets {
             cluster.start().await?;
             cluster.start_app().await?;
             if self.settings.mode == Mode::Fast {
-                // Killed after the switch, one leaves what it switched out.
+                // Killed after the switch, one leaves what it switched out, and no next copy.
                 cluster.drop_left().await?;
+                cluster.copy_templates(&note).await?;
             }
             return Ok(Done::said(
                 format!("`{name}` is selected already, and runs"),
@@ -65,6 +66,8 @@ impl Presets {
                     return Err(gone(name));
                 }
                 cluster.start().await?;
+                // What a killed one switched out has the names that this one needs.
+                cluster.drop_left().await?;
                 cluster.copy_templates(&note).await?;
                 cluster.stop_app().await?;
                 local.select(&unfinished)?;
@@ -75,7 +78,9 @@ impl Presets {
         local.select(&Selected { clean: false, scratch: false, ..unfinished })?;
         cluster.start_app().await.map_err(|error| in_place(name, &error))?;
         if self.settings.mode == Mode::Fast {
+            run.info(format!("`{name}` runs; the next copy is being made"));
             cluster.drop_left().await?;
+            cluster.copy_templates(&note).await?;
         }
         Ok(Done::said(
             format!("`{name}` is selected (revision {}), and runs", note.ready),

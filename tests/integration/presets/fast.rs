@@ -58,7 +58,8 @@ async fn presets_are_switched_by_renaming_while_the_cluster_runs() {
     boris.good(&["select", "two"]);
     assert_eq!(boris.rows().await, ["two", "migrated"]);
     let names = databases(&boris).await;
-    assert!(names.iter().filter(|name| !name.starts_with("bullwork_preset_")).eq(["shop"]), "what was there is gone: {names:?}");
+    assert!(names.iter().filter(|name| !name.starts_with("bullwork_")).eq(["shop"]), "what was there is gone: {names:?}");
+    assert_eq!(names.iter().filter(|name| name.starts_with("bullwork_next_")).count(), 3, "a copy of each is ready: {names:?}");
     assert_eq!(std::fs::read_to_string(boris.path("data/postmaster.pid")).unwrap(), started, "the server was not restarted");
 
     // A push leaves the templates out, and the next pull takes the old ones away.
@@ -103,7 +104,8 @@ async fn a_killed_fast_select_leaves_the_old_databases_or_the_new_ones() {
         anna.good(&["select", to]);
         assert_eq!(anna.rows().await, [to, "migrated"], "again after {phase}");
         let names = databases(&anna).await;
-        assert!(!names.iter().any(|name| name.starts_with("bullwork_old") || name.starts_with("bullwork_next")), "{names:?}");
+        assert!(!names.iter().any(|name| name.starts_with("bullwork_old") || name.starts_with("bullwork_part")), "{names:?}");
+        assert_eq!(names.iter().filter(|name| name.starts_with("bullwork_next")).count(), 2, "a copy of each is ready");
         (from, to) = (to, from);
     }
 }
