@@ -77,9 +77,10 @@ by_rsync() {
 measure_presets() {
     local name
     sql "$maker" postgres -c checkpoint
-    timed push_xz bash -o pipefail -c "'$PG_BIN/pg_dumpall' -p $maker -l postgres | xz -9 -T0 >'$work/dump.xz'"
+    # shellcheck disable=SC2154 # scripts/bench sets it
+    [[ $xz == no ]] || timed push_xz bash -o pipefail -c "'$PG_BIN/pg_dumpall' -p $maker -l postgres | xz -9 -T0 >'$work/dump.xz'"
     timed push marked "one$turn"
-    sizes="xz -9 $(stat -c %s "$work/dump.xz"), db-p $(stat -c %s "$work"/store/bench/main/one"$turn"/rev-*)"
+    sizes="xz -9 $(stat -c %s "$work/dump.xz" 2>/dev/null || true), db-p $(stat -c %s "$work"/store/bench/main/one"$turn"/rev-*)"
     marked "two$turn" >/dev/null 2>&1
     for name in cluster fast; do
         preset "$name" get include="one$turn,two$turn" >"$work/get.log" 2>&1 || die "the pull failed: $(tail -n 5 "$work/get.log")"
@@ -112,7 +113,7 @@ medians() {
         }' "$1"
 }
 report_presets() {
-    medians "$work/results" push_xz '| what | wall s | CPU s | ratio of wall | ratio of CPU |'
+    medians "$work/results" "$([[ $xz == no ]] && printf push || printf push_xz)" '| what | wall s | CPU s | ratio of wall | ratio of CPU |'
     printf '\nBytes: %s\n\n' "$sizes"
     medians "$work/selects" select_rsync '| what | answers after s | ends after s | ratio | ratio |'
 }
