@@ -2,6 +2,7 @@
 //! messages to stderr; the exit code is 0 for success, 1 for a failure, 2 for wrong arguments.
 
 mod backup;
+mod listen;
 mod plan;
 mod preset;
 mod verify;
@@ -68,6 +69,8 @@ enum Verb {
     Repl,
     /// Serve /healthz and /metrics on $PORT
     Web,
+    /// Take requests for restores of clusters over TCP; the worker of `restore` performs them
+    Listen(listen::Listen),
     /// Tell how long a replication took, from its logs
     ParseLogs {
         /// Log file, in this program's JSON lines or the platform's text
@@ -204,6 +207,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Run { kind, data } => run_here(&environment, &kind, &data).await,
         Verb::Repl => repl::run(&environment).await,
         Verb::Web => serve_web(&environment).await,
+        Verb::Listen(listen) => listen::run(&environment, &listen).await,
         Verb::ParseLogs { file, date } => parse_logs(&file, &date),
         Verb::Config(ConfigVerb::Sample) => print(&ops::reference::sample()),
         Verb::Config(ConfigVerb::Show) => show_config(&environment),

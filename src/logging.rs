@@ -9,8 +9,10 @@
 //! lines but never stops the work. A panic is one line like any other, with its text.
 //!
 //! - `line`: the two forms of a line
+//! - [`rotating`]: a file for them besides standard output
 
 mod line;
+pub mod rotating;
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -103,9 +105,15 @@ impl LogSettings {
 /// Starts the log of this process on standard output, and has panics logged there. Later calls
 /// change nothing.
 pub fn init(settings: &LogSettings) {
+    init_with_file(settings, None);
+}
+
+/// The same, with every line in `file` too.
+pub fn init_with_file(settings: &LogSettings, file: Option<rotating::Rotating>) {
     let form = settings.form(std::io::stdout().is_terminal());
-    let lines = Lines::new(&settings.app, form, std::io::stdout());
-    if tracing_subscriber::registry().with(lines.with_filter(settings.filter())).try_init().is_ok() {
+    let lines = Lines::new(&settings.app, form, std::io::stdout()).with_filter(settings.filter());
+    let in_file = file.map(|file| Lines::new(&settings.app, settings.form(false), file).with_filter(settings.filter()));
+    if tracing_subscriber::registry().with(lines).with(in_file).try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             tracing::error!("panic: {}", describe(panic));
         }));

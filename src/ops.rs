@@ -11,6 +11,7 @@
 //! - [`mod@plain`]: texts of others, fit for a terminal
 //! - [`preset`]: one command of `db-p`, here or by a worker
 //! - [`replication`]: the copies in the target
+//! - [`restore_service`]: asking for a cluster's restore, looking, cancelling
 //! - [`parse_logs`]: durations of a replication from its logs
 
 pub mod backup;
@@ -23,5 +24,6 @@ pub mod plain;
 pub mod preset;
 pub mod reference;
 pub mod replication;
+pub mod restore_service;
 pub mod serve;
 pub mod store;

@@ -193,3 +193,14 @@ pub async fn post(client: &Client, limit: Duration, endpoint: &Endpoint, message
     let status = answer.status();
     if status.is_success() { Ok(status) } else { Err(WebhookError::Status(status)) }
 }
+
+/// Posts a form and waits for an answer within 2xx; `limit` is what `client` was made with.
+///
+/// # Errors
+/// When the answer is another one, or there is none.
+pub async fn post_form(client: &Client, limit: Duration, url: &Url, fields: &[(&str, &str)]) -> Result<StatusCode, WebhookError> {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let request = client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+    let status = request.send().await.map_err(|e| WebhookError::of(e, limit))?.status();
+    if status.is_success() { Ok(status) } else { Err(WebhookError::Status(status)) }
+}

@@ -1,11 +1,11 @@
-//! Restores an archive into a database.
+//! Restores an archive into a database; or, for a task of the restore service, a whole cluster ([`crate::restore`]).
 //!
 //! Guarantees: no statement runs before the archive was read whole and is what its manifest tells; all of it arrives, or
 //! nothing; a database that is replaced is kept under another name. What each step leaves: [`crate::backup::restore`].
 //!
 //! Safe to run again: what a job restores, and its request, are noted in its data before anything is made, so that a
 //! further try takes the same archive, although a newer one may be there, and knows the database that it finds. A worker that was killed has left
-//! that database empty, or restored.
+//! that database empty, or restored. A task's job only wakes a worker: what is to be done, and what was done, is in the state store.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::backup::destination;
 use crate::backup::restore::{Request, Restore, RestoreError};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
+use crate::restore::config::Config;
+use crate::restore::service::Service;
 use crate::worker::{JobContext, JobKind, Outcome};
 
 /// Patience.
@@ -48,6 +50,9 @@ pub struct Payload {
     /// What the first try noted: the request's identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// The task of the restore service that it performs; everything else is left out then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
 }
 
 impl Payload {
@@ -70,7 +75,14 @@ impl Payload {
 pub struct RestoreKind {
     /// `None` where no store or no server is configured.
     restore: Option<Restore>,
+    /// `None` where there is no restore service.
+    service: Option<Service>,
     time_limit: Duration,
+}
+
+/// What restores archives; nothing where no store or no server is configured.
+pub fn archives(reader: &Reader<'_>) -> Option<Restore> {
+    Restore::from_settings(reader, &[&destination::RESTORE_DATABASE_URL])
 }
 
 #[async_trait::async_trait]
@@ -82,8 +94,9 @@ impl JobKind for RestoreKind {
     type Payload = Payload;
 
     fn from_settings(reader: &Reader<'_>) -> Self {
-        let restore = Restore::from_settings(reader, &[&destination::RESTORE_DATABASE_URL]);
-        RestoreKind { restore, time_limit: reader.minutes(&RESTORE_TIME_LIMIT, 1..=10_080) }
+        let restore = archives(reader);
+        let service = Config::from_settings(reader, restore.clone()).map(Service::new);
+        RestoreKind { restore, service, time_limit: reader.minutes(&RESTORE_TIME_LIMIT, 1..=10_080) }
     }
 
     fn time_limit(&self) -> Option<Duration> {
@@ -91,6 +104,15 @@ impl JobKind for RestoreKind {
     }
 
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
+        if let Some(task) = &ctx.payload.task {
+            return match &self.service {
+                Some(service) => service.perform(&ctx.run, task).await,
+                None => {
+                    let way_out = "set PROBACKUP_CONFIG to the file that the listener reads";
+                    Ok(Outcome::Refuse(format!("this worker has no configuration of the restore service; {way_out}")))
+                }
+            };
+        }
         let Some(restore) = &self.restore else {
             let way_out = "set BACKUP_STORE (or S3_BUCKET_NAME) and RESTORE_DATABASE_URL on the machine that restores";
             return Ok(Outcome::Refuse(format!("there is nothing to restore from or to; {way_out}")));

@@ -34,6 +34,8 @@ fn sections() -> Vec<Section> {
             all.push(Section { title: format!("{}: {}", kind.name, kind.summary), settings });
         }
     }
+    let service = crate::restore::config::SETTINGS.iter().copied().chain([&crate::state::STATE_DATABASE_URL]);
+    all.push(Section { title: "Restore service: clusters on demand".to_owned(), settings: service.collect() });
     all.push(Section { title: "Error tracker".to_owned(), settings: sentry::SETTINGS.to_vec() });
     all.push(Section { title: "Web".to_owned(), settings: vec![&crate::web::PORT, &crate::web::HOST] });
     all

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::clock::Clock;
 use crate::config::{self, Reader};
 pub use crate::queue::{CancelOutcome, Counts, Job, State};
-use crate::queue::{NewJob, Queue};
+use crate::queue::{JobOptions, NewJob, Queue};
 use crate::redis::{Redis, RedisError};
 use crate::worker::{Declaration, RetryPolicy};
 
@@ -103,7 +103,15 @@ impl Store {
     /// # Errors
     /// When Redis does not take it.
     pub async fn add(&self, kind: &Declaration, policy: &RetryPolicy, data: Value) -> anyhow::Result<String> {
-        let added = self.queue(kind.queue).add(&NewJob::unnamed(data, policy.options())).await?;
+        self.add_with(kind, policy.options(), data).await
+    }
+
+    /// The same with options of its own. With an id of its own that a job has already, nothing is added.
+    ///
+    /// # Errors
+    /// When Redis does not take it.
+    pub async fn add_with(&self, kind: &Declaration, options: JobOptions, data: Value) -> anyhow::Result<String> {
+        let added = self.queue(kind.queue).add(&NewJob::unnamed(data, options)).await?;
         Ok(added.id().to_owned())
     }
 

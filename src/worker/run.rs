@@ -67,6 +67,13 @@ impl Run {
         Run { inner: Arc::new(Inner { fields, progress: Mutex::default(), stop, sink }) }
     }
 
+    /// The same run with another order to stop, for work that something else may end too. It has a progress of its own.
+    #[must_use]
+    pub fn with_stop(&self, stop: CancellationToken) -> Self {
+        let progress = Mutex::new(self.current_progress());
+        Run { inner: Arc::new(Inner { fields: self.inner.fields.clone(), progress, stop, sink: self.inner.sink.clone() }) }
+    }
+
     /// A run that only writes to the process log and is never stopped; for tests and one-off use.
     #[must_use]
     pub fn detached() -> Self {

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 const LAYERS: &[&[&str]] = &[
     &["clock", "config", "cron", "identity", "logging", "redact", "shutdown", "throttle"],
-    &["postgres", "process", "redis", "seal", "sentry", "storage", "webhook"],
+    &["postgres", "process", "redis", "seal", "sentry", "state", "storage", "webhook"],
     &["queue"],
     &["schedule", "worker"],
-    &["backup", "jobs", "presets", "replication"],
-    &["cli", "ops", "repl", "web"],
+    &["backup", "jobs", "presets", "replication", "restore"],
+    &["cli", "listen", "ops", "repl", "web"],
 ];
 
 fn layer_of(module: &str) -> Option<usize> {

@@ -213,6 +213,7 @@ async fn restore(environment: &Environment, asked: Restore) -> anyhow::Result<Ex
         swap: asked.swap,
         end_sessions: asked.end_sessions,
         request: None,
+        task: None,
     };
     // Before anybody is asked, and before it is left to a worker.
     data.check()?;

@@ -86,6 +86,12 @@ pub fn as_server_user(command: &mut Command) {
     command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
 }
 
+/// Lets the server user pass through a directory.
+pub fn open_for_all(directory: &Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(directory, mode).expect("it is ours");
+}
+
 pub fn give_to_server_user(path: &Path) {
     if nix::unistd::geteuid().is_root() {
         let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user `postgres` exists");

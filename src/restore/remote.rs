@@ -1,0 +1,182 @@
+//! The target's machine, over SSH.
+//!
+//! `ssh` joins its arguments with blanks and gives them to the login shell there, so a command is words here, each quoted for that
+//! shell; only the operator's own start and stop commands go as lines. Nobody is asked anything (`BatchMode`), and a host
+//! whose key is not known is no target (`StrictHostKeyChecking=yes`): a restore must not go to whoever answers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::leash::{self, Ended};
+use crate::process::{ProcessError, Program};
+
+/// Longest wait for a short command.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What `ssh` exits with when it is the connection that failed.
+const NO_CONNECTION: &str = "exit code 255";
+
+/// How to get to targets.
+#[derive(Clone, Debug)]
+pub struct Ssh {
+    /// The program.
+    pub program: String,
+    /// Port there.
+    pub port: u16,
+    /// User there.
+    pub user: String,
+    /// Private key; none: those that ssh finds by itself.
+    pub key: Option<PathBuf>,
+    /// Known host keys; none: the user's own file.
+    pub known_hosts: Option<PathBuf>,
+}
+
+/// Why a command there did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No connection.
+    #[error("{host} cannot be reached over SSH: {reason}")]
+    Unreachable {
+        /// Which.
+        host: String,
+        /// The words of ssh.
+        reason: String,
+    },
+    /// It failed there.
+    #[error("`{command}` on {host} ended with {status}: {reason}")]
+    Failed {
+        /// Where.
+        host: String,
+        /// Its first words.
+        command: String,
+        /// `exit code 1` or the like.
+        status: String,
+        /// Its last lines.
+        reason: String,
+    },
+    /// Too slow.
+    #[error("`{command}` on {host} did not end within {} s", .limit.as_secs())]
+    Late {
+        /// Where.
+        host: String,
+        /// Its first words.
+        command: String,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+/// A word as a POSIX shell reads it back.
+#[must_use]
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | ',' | '+' | '@' | '%' | '=');
+    // A word with `=` in front of a command would be an assignment.
+    if !word.is_empty() && word.chars().all(plain) && !word.contains('=') {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+impl Ssh {
+    /// Options of `ssh` that come before the host; also what a backup tool's own ssh is given.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        let mut options = vec!["-o".to_owned(), "BatchMode=yes".to_owned()];
+        let mut put = |option: String| options.extend(["-o".to_owned(), option]);
+        put("StrictHostKeyChecking=yes".to_owned());
+        if let Some(file) = &self.known_hosts {
+            put(format!("UserKnownHostsFile={}", file.display()));
+            put("GlobalKnownHostsFile=/dev/null".to_owned());
+        }
+        put("ConnectTimeout=10".to_owned());
+        put("ServerAliveInterval=15".to_owned());
+        put("ServerAliveCountMax=4".to_owned());
+        if let Some(key) = &self.key {
+            put("IdentitiesOnly=yes".to_owned());
+            options.extend(["-i".to_owned(), key.display().to_string()]);
+        }
+        options
+    }
+
+    fn program(&self, host: &str, line: &str) -> Program {
+        let mut arguments = vec!["-T".to_owned()];
+        arguments.extend(self.options());
+        arguments.extend(["-o", "ClearAllForwardings=yes", "-o", "ControlPath=none"].map(str::to_owned));
+        arguments.extend(["-p".to_owned(), self.port.to_string(), "-l".to_owned(), self.user.clone(), "--".to_owned()]);
+        arguments.extend([host.to_owned(), line.to_owned()]);
+        Program::new(&self.program).args(arguments).inheriting(["SSH_AUTH_SOCK"])
+    }
+
+    /// Runs a command there; its output.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, or the command fails or takes longer than two minutes.
+    pub async fn run(&self, host: &str, words: &[&str]) -> Result<String, RemoteError> {
+        let line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        self.line(host, &line, words.first().copied().unwrap_or_default(), PATIENCE).await
+    }
+
+    /// Runs the operator's own line there.
+    ///
+    /// # Errors
+    /// As [`Ssh::run`], with a limit of one's own.
+    pub async fn line(&self, host: &str, line: &str, shown: &str, limit: Duration) -> Result<String, RemoteError> {
+        let output = tokio::time::timeout(limit, self.program(host, line).output()).await;
+        let Ok(output) = output else {
+            return Err(RemoteError::Late { host: host.to_owned(), command: shown.to_owned(), limit });
+        };
+        match output {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(ProcessError::Failed { status, stderr, .. }) if status == NO_CONNECTION => {
+                Err(RemoteError::Unreachable { host: host.to_owned(), reason: stderr })
+            }
+            Err(ProcessError::Failed { status, stderr, .. }) => {
+                Err(RemoteError::Failed { host: host.to_owned(), command: shown.to_owned(), status, reason: stderr })
+            }
+            Err(other) => Err(RemoteError::Unreachable { host: host.to_owned(), reason: other.to_string() }),
+        }
+    }
+
+    /// Runs a long command there on a [`leash`].
+    ///
+    /// # Errors
+    /// When ssh cannot be started.
+    pub async fn long(
+        &self,
+        host: &str,
+        words: &[String],
+        line: impl FnMut(&str),
+        stop: impl Future<Output = ()>,
+    ) -> Result<Ended, ProcessError> {
+        let quoted = leash::words(words).iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let shown = format!("{} on {host}", words.first().map_or("", String::as_str));
+        leash::run(self.program(host, &quoted), &shown, line, stop).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_words_stay_and_others_are_quoted() {
+        assert_eq!(quote("/var/lib/postgresql/15/main"), "/var/lib/postgresql/15/main");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's; rm -rf /"), r"'it'\''s; rm -rf /'");
+        assert_eq!(quote("A=b"), "'A=b'");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// A real shell gives back exactly the words.
+        #[test]
+        fn a_shell_reads_every_word_back(words in proptest::collection::vec("[^\0]{0,20}", 1..5)) {
+            let line = format!("printf '%s\\0' {}", words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "));
+            let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            let wanted: Vec<u8> = words.iter().flat_map(|w| [w.as_bytes(), b"\0"].concat()).collect();
+            prop_assert_eq!(output.stdout, wanted);
+        }
+    }
+}
