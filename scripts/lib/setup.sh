@@ -124,6 +124,21 @@ want_seals() {
     has age || apt_install age || note "without age the test against the program age says NOT RUN"
 }
 
+# A server and a client of SSH, and pgBackRest, for the restore service.
+need_ssh() {
+    if [[ ! -x /usr/sbin/sshd ]]; then
+        if has apt-get && [[ ! -e /etc/ssh/sshd_config ]]; then
+            # Debian's own way to say that no service is to be started.
+            as_root mkdir -p /etc/ssh
+            as_root touch /etc/ssh/sshd_not_to_be_run
+            note "made /etc/ssh/sshd_not_to_be_run, so that installing openssh-server starts nothing"
+        fi
+        apt_install openssh-server || die "an SSH server is needed (Debian: openssh-server)"
+    fi
+    { has ssh && has ssh-keygen; } || apt_install openssh-client || die "an SSH client is needed (Debian: openssh-client)"
+}
+need_pgbackrest() { has pgbackrest || apt_install pgbackrest || die "pgBackRest is needed (Debian: pgbackrest)"; }
+
 need_redis() {
     has redis-server && has redis-cli && return
     apt_install redis-tools || die "Redis is needed (Debian: redis-tools redis-server)"

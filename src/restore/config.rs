@@ -185,12 +185,14 @@ fn address(keys: &Keys<'_, '_>, token: Option<&Secret>) -> SocketAddr {
 }
 
 fn roots(keys: &Keys<'_, '_>) -> Vec<String> {
-    let roots = keys.list(&PROBACKUP_ROOTS).unwrap_or_else(|| ROOTS.iter().map(|root| (*root).to_owned()).collect());
-    for root in &roots {
-        if let Some(fault) = root_fault(root) {
+    let mut roots = keys.list(&PROBACKUP_ROOTS).unwrap_or_else(|| ROOTS.iter().map(|root| (*root).to_owned()).collect());
+    roots.retain(|root| match root_fault(root) {
+        Some(fault) => {
             keys.problem(&PROBACKUP_ROOTS, format!("`{root}` {fault}"));
+            false
         }
-    }
+        None => true,
+    });
     roots
 }
 

@@ -14,12 +14,12 @@ async fn cancelling_a_running_restore_ends_it_on_both_sides_and_tells_what_is_le
     scene.until_restoring().await;
     eventually("progress is told", LIMIT, async || scene.task(&id)["progress"]["done"].as_u64().is_some_and(|done| done > 0))
         .await;
-    assert!(!scene.processes("sleep 3600").is_empty(), "there is an agent on the other side");
+    assert!(!scene.processes("agent-3600").is_empty(), "there is an agent on the other side");
     assert_eq!(scene.ask(&format!("cancel, id={id}")), format!("Task {id} canceled."));
     let task = scene.until(&id, "canceled").await;
     assert_eq!((&task["canceled"], &task["target"]), (&json!(1), &json!("incomplete")));
     assert!(task["error"].as_str().unwrap().contains("half-restored and stopped"), "{task}");
-    for name in ["pg_probackup", "sleep 3600"] {
+    for name in ["pg_probackup", "agent-3600"] {
         eventually("nothing of it runs any more", LIMIT, async || scene.processes(name).is_empty()).await;
     }
     assert_eq!(scene.says().await, "does not run");

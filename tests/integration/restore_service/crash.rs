@@ -14,7 +14,7 @@ async fn cut_off(scene: &Scene) -> String {
     scene.until_restoring().await;
     worker.signal(Signal::SIGKILL);
     worker.stop();
-    for name in ["pg_probackup", "sleep 3600"] {
+    for name in ["pg_probackup", "agent-3600"] {
         eventually("nothing of it runs any more", LIMIT, async || scene.processes(name).is_empty()).await;
     }
     assert_eq!(scene.task(&id)["status"], "in_progress");
@@ -72,7 +72,7 @@ async fn a_worker_that_is_told_to_stop_ends_the_tool_and_leaves_the_same_record(
         !left
     })
     .await;
-    assert!(scene.processes("pg_probackup").is_empty() && scene.processes("sleep 3600").is_empty());
+    assert!(scene.processes("pg_probackup").is_empty() && scene.processes("agent-3600").is_empty());
     scene.no_mode("slow");
     let _worker = scene.work();
     let task = scene.until(&id, "error").await;

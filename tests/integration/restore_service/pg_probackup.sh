@@ -2,13 +2,12 @@
 # Stands in for pg_probackup in tests: fails, prints and exits as the real one (2.5) is known to. Its catalogue is
 # $B/catalogue.json, its one backup $B/data. Files in $B make it special: invalid-ID, slow, fail-restore.
 verb=$1
-instance='' B='' host='' port='' user='' pgdata='' waldir='' id='' incremental=no options=''
+B='' host='' port='' user='' pgdata='' waldir='' id='' incremental=no options=''
 words=("$@")
 for ((i = 0; i < ${#words[@]}; i++)); do
     case ${words[i]} in
         -B) B=${words[++i]} ;;
         -I) incremental=${words[++i]} ;;
-        --instance=*) instance=${words[i]#*=} ;;
         --remote-host=*) host=${words[i]#*=} ;;
         --remote-port=*) port=${words[i]#*=} ;;
         --remote-user=*) user=${words[i]#*=} ;;
@@ -52,7 +51,8 @@ case $verb in
             # Half of the files, then a long pause, with an agent on the other side.
             there "mkdir -p '$pgdata/base' && echo half >'$pgdata/base/half'"
             touch "$B/copying"
-            there "exec sleep 3600 '$pgdata'" </dev/null &
+            # Like the real agent, it ends with its input.
+            there "exec sh -c 'read -r line' agent-3600 '$pgdata'" < <(exec sleep 3600) &
             for ((n = 1; n < 600; n++)); do
                 echo "INFO: Progress: ($n/600). Restore file \"base/$n\"" >&2
                 sleep 0.2

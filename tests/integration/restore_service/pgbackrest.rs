@@ -22,7 +22,7 @@ async fn scene() -> (Scene, String) {
     let socket = format!("unix_socket_directories={}", at("socket"));
     let source = Cluster::start_with(&["archive_mode=on", &archive, &socket, "wal_level=replica"]);
     let text = format!(
-        "[global]\nrepo1-path={}\nlog-path={}\nlock-path={}\nspool-path={}\nstart-fast=y\n\
+        "[global]\nrepo1-path={}\nlog-path={}\nlock-path={}\nspool-path={}\nstart-fast=y\nlog-level-file=detail\n\
          [main1]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=owner\n",
         at("repo"),
         at("br-log"),
