@@ -20,7 +20,7 @@ use crate::worker::run::Stopped;
 /// How long a start or stop command may take.
 const COMMAND: Duration = Duration::from_secs(600);
 /// How long a cluster may take to be gone after it was stopped.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_secs(20);
 /// Between two looks at a cluster.
 const LOOK: Duration = Duration::from_secs(1);
 /// Tries to write a step down.

@@ -102,6 +102,6 @@ async fn a_stop_that_only_says_so_is_found_out() {
     let (_listener, _worker) = (scene.listen(), scene.work());
     let id = scene.accepted("db_instance=main1");
     let task = scene.until(&id, "error").await;
-    assert!(task["error"].as_str().unwrap().contains("still runs 60 s after it was stopped"), "{task}");
+    assert!(task["error"].as_str().unwrap().contains("still runs 20 s after it was stopped"), "{task}");
     assert_eq!(scene.says().await, "before");
 }

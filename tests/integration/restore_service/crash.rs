@@ -1,5 +1,7 @@
 //! Workers and listeners that die.
 
+use bullwork::restore::tasks::{Order, Tasks};
+use bullwork::state::State;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -77,4 +79,53 @@ async fn a_worker_that_is_told_to_stop_ends_the_tool_and_leaves_the_same_record(
     let _worker = scene.work();
     let task = scene.until(&id, "error").await;
     assert_eq!(task["target"], "incomplete", "{task}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_worker_died_before_anything_was_changed_begins_again() {
+    let scene = Scene::with_clusters().await;
+    let _listener = scene.listen();
+    scene.mode("slow-validate");
+    let mut worker = scene.work();
+    let id = scene.accepted("db_instance=main1");
+    eventually("it validates", LIMIT, async || scene.path("backup/validating").exists()).await;
+    worker.signal(Signal::SIGKILL);
+    worker.stop();
+    assert_eq!((scene.task(&id)["target"].as_str(), scene.says().await.as_str()), (Some("untouched"), "before"));
+    scene.no_mode("slow-validate");
+    let _worker = scene.work();
+    let task = scene.until(&id, "completed").await;
+    let chosen = task["steps"].as_array().unwrap().iter().filter(|step| step["step"] == "choose").count();
+    assert_eq!((chosen, scene.says().await.as_str()), (2, "restored"), "{task}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tool_that_fails_in_the_middle_tells_why_and_what_is_left() {
+    let scene = Scene::with_clusters().await;
+    let (_listener, _worker) = (scene.listen(), scene.work());
+    scene.mode("fail-restore");
+    let task = scene.until(&scene.accepted("db_instance=main1"), "error").await;
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains("pg_probackup restore` ended with exit code 1") && error.contains("Input/output error"), "{error}");
+    assert!(error.ends_with("with `incremental` to keep what is there already") && task["target"] == "incomplete", "{error}");
+}
+
+/// A listener that died after the job was added, and before it promised anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_never_promised_is_not_done() {
+    let scene = Scene::with_clusters().await;
+    let _listener = scene.listen();
+    let tasks = Tasks::new(State::in_file(&scene.path("tasks.db")));
+    let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let order = Order { db_instance: "main1".to_owned(), db_host: "127.0.0.1".to_owned(), ..Order::default() };
+    tasks.insert(id, &order).await.unwrap();
+    assert_eq!(scene.ask("status"), "[]");
+    let store = bullwork::ops::store::Store::at(&scene.redis.url(), "bull").unwrap();
+    let options = bullwork::queue::JobOptions { job_id: Some(id.to_owned()), ..Default::default() };
+    store.add_with(bullwork::jobs::named("restore").unwrap(), options, json!({"task": id})).await.unwrap();
+    let _worker = scene.work();
+    eventually("the worker gives it up", LIMIT, async || scene.ask(&format!("status, id={id}")).contains("it was not accepted"))
+        .await;
+    assert!(scene.calls("restore").is_empty() && scene.says().await == "before");
+    assert!(!tasks.accept(id).await.unwrap(), "it cannot be promised any more");
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Stands in for pg_probackup in tests: fails, prints and exits as the real one (2.5) is known to. Its catalogue is
-# $B/catalogue.json, its one backup $B/data. Files in $B make it special: invalid-ID, slow, fail-restore.
+# $B/catalogue.json, its one backup $B/data. Files in $B make it special: invalid-ID, slow-validate, slow, fail-restore.
 verb=$1
 B='' host='' port='' user='' pgdata='' waldir='' id='' incremental=no options=''
 words=("$@")
@@ -33,6 +33,10 @@ case $verb in
     show) cat "$B/catalogue.json" ;;
     validate)
         echo "INFO: Validating backup $id" >&2
+        if [[ -e $B/slow-validate ]]; then
+            touch "$B/validating"
+            sleep 3600
+        fi
         [[ -e $B/invalid-$id ]] && fail "Backup $id data files are corrupted"
         echo "INFO: Backup $id data files are valid" >&2
         ;;
