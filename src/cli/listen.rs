@@ -27,7 +27,7 @@ pub(super) async fn run(environment: &Environment, arguments: &Listen) -> anyhow
     let reader = Reader::new(environment);
     let (log, tracker) = (LogSettings::from_settings(&reader), SentrySettings::from_settings(&reader));
     let desk = RestoreDesk::from_settings(&reader);
-    let declarations = jobs::select(&[RestoreKind::NAME.to_owned()])?;
+    let declarations = jobs::select(&[RestoreKind::NAME.to_owned()], &reader)?;
     let service = arguments.worker.then(|| Service::from_settings(&declarations, &reader)).flatten();
     reader.finish()?;
     let desk = desk.context(

@@ -41,6 +41,10 @@ impl JobKind for PresetKind {
     const SETTINGS: &'static [&'static Setting] = settings::SETTINGS;
     type Payload = Call;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        reader.optional(&settings::DBP_REPO).is_some()
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         PresetKind { presets: Presets::new(Settings::from_settings(reader)) }
     }
