@@ -99,7 +99,7 @@ CONFIG
     title "4. Restore"
     start_listener
     restored "full restore" "db_instance=main1, db_host=127.0.0.1"
-    sql "$target_port" production -c 'delete from answers'
+    sql "$target_port" production -c "update answers set value = 'changed'"
     sql "$target_port" postgres -c 'create table junk as select generate_series(1, 10)'
     restored "delta restore" "db_instance=main1, incremental"
 

@@ -1,6 +1,8 @@
 //! Row security that somebody put on tables of the target whose source has none: it stays with the table's name, or nothing is
 //! replaced. Grants stay, and without the policies their holders would see rows that they must not see.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{Client, Transaction};
 
 use super::relocate::Relocation;
@@ -9,10 +11,10 @@ use crate::postgres::{Doing, PostgresError};
 use crate::replication::settings::TableName;
 use crate::worker::Run;
 
-/// Tables with policies, and the statements that make them so. A table whose security is switched off keeps its policies all the same.
+/// Tables with row security that is switched on, and the statements that make them so.
 const POLICIES: &str = r#"
 select n.nspname::text, c.relname::text,
-       case when c.relrowsecurity then array[format('alter table %I.%I enable row level security', n.nspname, c.relname)] else '{}' end
+       array[format('alter table %I.%I enable row level security', n.nspname, c.relname)]
        || case when c.relforcerowsecurity then array[format('alter table %I.%I force row level security', n.nspname, c.relname)] else '{}' end
        || array(select format('create policy %I on %I.%I as %s for %s to %s%s%s', p.polname, n.nspname, c.relname,
                               case when p.polpermissive then 'permissive' else 'restrictive' end,
@@ -21,11 +23,11 @@ select n.nspname::text, c.relname::text,
                               ' using (' || pg_get_expr(p.polqual, p.polrelid) || ')', ' with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
                   from pg_policy p where p.polrelid = c.oid order by p.polname)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.oid = any($1) and c.relkind in ('r', 'p') and (c.relrowsecurity or exists (select from pg_policy p where p.polrelid = c.oid))
+ where c.oid = any($1) and c.relkind in ('r', 'p') and c.relrowsecurity
  order by 1, 2
 "#;
 /// Whether the table that comes has security of its own: that is the source's, and rules.
-const OWN: &str = "select c.relrowsecurity or exists (select from pg_policy p where p.polrelid = c.oid) from pg_class c where c.oid = to_regclass($1)";
+const OWN: &str = "select relrowsecurity from pg_class where oid = to_regclass($1)";
 
 /// Row security of tables that go.
 pub(super) struct RowSecurity(Vec<(TableName, Vec<String>)>);
@@ -35,6 +37,12 @@ impl RowSecurity {
     pub(super) async fn of(target: &Client, tables: &[u32]) -> Result<RowSecurity, PostgresError> {
         let rows = target.query(POLICIES, &[&tables]).await.doing(|| "reading row security on the target".to_owned())?;
         Ok(RowSecurity(rows.into_iter().map(|row| (TableName { schema: row.get(0), name: row.get(1) }, row.get(2))).collect()))
+    }
+
+    /// The same but for tables that get some from the source.
+    pub(super) fn without(mut self, tables: &HashSet<TableName>) -> RowSecurity {
+        self.0.retain(|(table, _)| !tables.contains(table));
+        self
     }
 
     /// Gives it to the tables of those names, which stand where `relocation` says, unless the source gave them some. Safe to repeat.

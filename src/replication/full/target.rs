@@ -271,7 +271,10 @@ pub(super) async fn rebuild<'s>(
     }
     let relations: Vec<u32> = plan.replaced.iter().filter(|id| id.0 == PG_CLASS).map(|id| id.1).collect();
     let privileges = saved::privileges(tx.client(), &relations).await?;
-    let security = RowSecurity::of(tx.client(), &relations).await?;
+    let secured = source.entries.iter().filter(|entry| entry.kind == Kind::RowSecurity);
+    let secured: HashSet<TableName> =
+        secured.filter_map(|entry| Some(source.graph.nodes.get(&(PG_CLASS, entry.relation))?.table_name())).collect();
+    let security = RowSecurity::of(tx.client(), &relations).await?.without(&secured);
 
     drop_replaced(&tx, &before, &plan).await?;
     let after = Graph::read(tx.client()).await?;

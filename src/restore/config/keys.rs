@@ -23,7 +23,7 @@ macro_rules! settings {
 }
 
 settings! {
-    PROBACKUP_CONFIG "File with the restore service's configuration (docs/restore-service.md), for `listen` and for the worker of `restore`. Unset: config.json beside the program, where there is one. Every key of it can be set here too, as PROBACKUP_<KEY>, and wins then.";
+    PROBACKUP_CONFIG "File with the restore service's configuration (docs/restore-service.md), for `listen` and for the worker of `restore`. Unset: config.json beside the program, where there is one. Every key of it can be set here too, as `PROBACKUP_<KEY>`, and wins then.";
     PROBACKUP_HOST "Address to listen on. Unset: 0.0.0.0 with a token, 127.0.0.1 without one.";
     PROBACKUP_PORT "Port to listen on; 5000 when unset.";
     PROBACKUP_TOKEN (secret) "What requests must begin with, as token=…: 16 characters or more without blanks and commas. Needed unless the address is a loopback one.";
