@@ -72,7 +72,7 @@ pub(super) async fn switch(
     let started = Instant::now();
     let (mut pause, mut told) = (PAUSES.0, None::<Instant>);
     let mut staged: HashSet<Key> = HashSet::new();
-    let mut locks = Locks::default();
+    let (mut locks, mut lost_told) = (Locks::default(), false);
     loop {
         let there = Graph::read(target).await?;
         let recorded = state::recorded(target).await?;
@@ -80,6 +80,9 @@ pub(super) async fn switch(
         stage_others(run, target, &mut incoming, &there, &drops, &recorded, &mut staged).await?;
         let moving: Vec<u32> = stage::movable(&drops).iter().map(|id| id.1).collect();
         keep_security(run, target, &incoming, &moving).await?;
+        if !std::mem::replace(&mut lost_told, true) {
+            tell_lost(run, target, &incoming, &moving).await?;
+        }
         let references = references(target, &moving).await?;
         let keyed = drops.foreign_keys.iter().map(|id| (PG_CLASS, there.nodes[id].table));
         let wanted = locks::of(target, &there, drops.gone.iter().copied().chain(keyed)).await?;
@@ -176,6 +179,54 @@ async fn keep_security(run: &Run, target: &mut Client, incoming: &Incoming<'_>, 
     let mut tx = target.transaction().await.doing(doing)?;
     security.give(run, &mut tx, &incoming.relocation).await?;
     tx.commit().await.doing(doing)?;
+    Ok(())
+}
+
+/// What hangs on tables that go and has no counterpart of its name on those that come: somebody added it on the target, or the
+/// source has dropped it.
+const LOST: &str = r#"
+with pair as (
+  select c.oid as old, s.oid as new, format('%I.%I', n.nspname, c.relname) as name
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace join unnest($2::text[], $3::text[]) m(stand_in, real) on m.real = n.nspname
+    join pg_namespace sn on sn.nspname = m.stand_in join pg_class s on s.relnamespace = sn.oid and s.relname = c.relname
+   where c.oid = any($1) and c.relkind in ('r', 'p')
+)
+select format('trigger %I of %s', t.tgname, name) from pair join pg_trigger t on t.tgrelid = old
+ where not t.tgisinternal and not exists (select from pg_trigger x where x.tgrelid = new and x.tgname = t.tgname)
+union all
+select format('check constraint %I of %s', k.conname, name) from pair join pg_constraint k on k.conrelid = old
+ where k.contype = 'c' and not exists (select from pg_constraint x where x.conrelid = new and x.conname = k.conname)
+union all
+select format('rule %I of %s', r.rulename, name) from pair join pg_rewrite r on r.ev_class = old
+ where not exists (select from pg_rewrite x where x.ev_class = new and x.rulename = r.rulename)
+union all
+select format('statistics %I of %s', e.stxname, name) from pair join pg_statistic_ext e on e.stxrelid = old
+ where not exists (select from pg_statistic_ext x where x.stxrelid = new and x.stxname = e.stxname)
+union all
+select format('comment on %s', name) from pair join pg_description d on d.classoid = 'pg_class'::regclass and d.objoid = old and d.objsubid = 0
+ where not exists (select from pg_description x where x.classoid = 'pg_class'::regclass and x.objoid = new and x.objsubid = 0)
+union all
+select format('%s in publication %I', name, p.pubname) from pair join pg_publication_rel r on r.prrelid = old join pg_publication p on p.oid = r.prpubid
+order by 1
+"#;
+/// Of these so many are named.
+const NAMED: usize = 20;
+
+/// Tells what people will miss on the new tables.
+async fn tell_lost(run: &Run, target: &Client, incoming: &Incoming<'_>, moving: &[u32]) -> Result<(), PostgresError> {
+    let (stand_ins, real): (Vec<&str>, Vec<&str>) = incoming.schemas.iter().map(|(a, b)| (a.as_str(), b.as_str())).unzip();
+    let doing = || "reading what hangs on the live copy".to_owned();
+    let rows = target.query(LOST, &[&moving, &stand_ins, &real]).await.doing(doing)?;
+    let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    if names.len() > NAMED {
+        let more = names.len() - NAMED;
+        names.truncate(NAMED);
+        names.push(format!("and {more} more"));
+    }
+    run.warn(format!("not on the new copy, for the source does not have it: {}", names.join(", ")));
     Ok(())
 }
 

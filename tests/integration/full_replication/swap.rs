@@ -350,6 +350,35 @@ async fn row_security_of_the_target_stays_or_nothing_is_replaced() {
 }
 
 #[tokio::test]
+async fn what_the_target_added_to_a_table_and_loses_is_told_by_name() {
+    let mut world = World::new().await;
+    world.config.swap = Some(Swap { patience: Duration::from_secs(30), generations: 1, resume: Resume::Consistent });
+    world
+        .on_source(
+            "create table t (a int, b int, constraint of_source check (a > 0)); comment on table t is 'of the source'; create table u (a int); \
+             create function f() returns trigger language plpgsql as 'begin return new; end'; \
+             create trigger of_source before insert on t for each row execute function f()",
+        )
+        .await;
+    world.run().await;
+    let (_, lines) = world.run().await;
+    assert!(!lines.has("not on the new copy"), "{:?}", lines.all());
+    world
+        .on_target(
+            "create trigger mine before insert on t for each row execute function f(); alter table t add constraint small check (a < 9); \
+             create rule quiet as on delete to u do instead nothing; create statistics together on a, b from t; comment on table u is 'mine'; \
+             create publication everybody for table t",
+        )
+        .await;
+    let (_, lines) = world.run().await;
+    let told = "not on the new copy, for the source does not have it: check constraint small of public.t, comment on public.u, \
+                public.t in publication everybody, rule quiet of public.u, statistics together of public.t, trigger mine of public.t";
+    assert!(lines.has(told), "{:?}", lines.all());
+    let (_, lines) = world.run().await;
+    assert!(!lines.has("not on the new copy"), "{:?}", lines.all());
+}
+
+#[tokio::test]
 async fn a_copy_is_not_taken_for_the_origin_of_what_never_was_one() {
     let mut world = World::new().await;
     world.on_source("create table t (a int); insert into t values (1)").await;
