@@ -38,6 +38,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::backup::hex;
 use crate::backup::squeeze::SqueezeError;
 use crate::postgres::PostgresError;
 use crate::postgres::client_programs::Unusable;
@@ -283,11 +284,4 @@ impl Presets {
         said.truncate(said.trim_end().len());
         Ok(Done::said(said, Value::Array(value)))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

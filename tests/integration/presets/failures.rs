@@ -9,7 +9,7 @@ use super::Machine;
 use crate::support::s3::S3;
 
 /// Two presets in a store, and a machine that has neither.
-async fn two(s3: &S3) -> (Machine, Machine) {
+pub(super) async fn two(s3: &S3) -> (Machine, Machine) {
     let anna = Machine::sharing(s3, None).await;
     for name in ["one", "two"] {
         anna.fill(&[name]).await;

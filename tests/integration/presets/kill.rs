@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use super::failures::two;
 use super::{Machine, files};
 use crate::support::eventually;
 use crate::support::s3::{Action, S3};
@@ -41,20 +42,10 @@ fn go(machine: &Machine, what: &str) {
     std::fs::write(machine.path(&format!("go-{what}")), "").unwrap();
 }
 
-async fn two_machines(s3: &S3) -> (Machine, Machine) {
-    let anna = Machine::sharing(s3, None).await;
-    for name in ["one", "two"] {
-        anna.fill(&[name]).await;
-        anna.good(&["push-new", &format!("name={name}"), "desc=x"]);
-    }
-    let boris = Machine::sharing(s3, Some(&anna)).await;
-    (anna, boris)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_killed_pull_loses_nothing_and_the_next_one_does_the_rest() {
     let s3 = S3::start().await;
-    let (_anna, mut boris) = two_machines(&s3).await;
+    let (_anna, mut boris) = two(&s3).await;
     // While it fetches.
     s3.order(Method::GET, "two/rev-", 1, Action::Delay(Duration::from_secs(600)));
     let fetched = boris.path("presets/shop/main/files");
@@ -100,7 +91,7 @@ async fn a_killed_pull_loses_nothing_and_the_next_one_does_the_rest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_killed_select_leaves_the_old_preset_or_the_new_one_runnable() {
     let s3 = S3::start().await;
-    let (_anna, mut boris) = two_machines(&s3).await;
+    let (_anna, mut boris) = two(&s3).await;
     boris.good(&["get"]);
     boris.good(&["select", "one"]);
     let (mut from, mut to) = ("one", "two");
