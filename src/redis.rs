@@ -103,6 +103,12 @@ impl Redis {
         Home::connection(&self.home).await
     }
 
+    /// For how long Redis has been back after a connection broke: while it was away, locks may have run out that their holders
+    /// could not renew. None when no connection has broken.
+    pub(crate) fn back_for(&self) -> Option<Duration> {
+        self.home.shared.back_for()
+    }
+
     /// A connection of its own for whoever blocks: an answer may take as long as it likes.
     ///
     /// # Errors

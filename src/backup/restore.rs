@@ -448,7 +448,9 @@ impl Restore {
     async fn take_place(&self, run: &Run, plan: &Plan<'_>) -> Result<(String, Option<String>), RestoreError> {
         let Some(live) = &plan.live else { return Ok((plan.fresh.to_string(), None)) };
         run.progress(|p| "switch".clone_into(&mut p.phase));
-        let kept = DatabaseName::derived(live.as_str(), &format!("before_{}", Utc::now().format(STAMP)));
+        // Two may change places within a second.
+        let aside = format!("before_{}_{}", Utc::now().format(STAMP), plan.request.short_id());
+        let kept = DatabaseName::derived(live.as_str(), &aside);
         let mark = landing::restored_mark(&plan.manifest.archive.to_string(), &plan.request.id);
         let swapped = async {
             plan.landing.take_over(run, &plan.fresh, live, &mark).await?;

@@ -7,7 +7,7 @@
 //! of a cluster refused because another has its keys (`MOVED`): it was not done, and is sent there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -44,6 +44,13 @@ pub struct Connection {
 struct Health {
     broken: AtomicBool,
     answered: AtomicU64,
+}
+
+/// The connection in use, and since when when it took the place of one that broke.
+#[derive(Default)]
+struct Current {
+    connection: Option<Connection>,
+    back_since: Option<Instant>,
 }
 
 impl Connection {
@@ -156,14 +163,23 @@ impl redis::aio::ConnectionLike for Connection {
 /// Where the shared connection is kept.
 #[derive(Default)]
 pub(super) struct Shared {
-    current: Mutex<Option<Connection>>,
+    current: Mutex<Current>,
     /// Held while a connection is looked at or opened; why the last attempt failed, and when.
     opening: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current(&self) -> Option<Connection> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|c| !c.is_broken())
+        self.lock().connection.clone().filter(|c| !c.is_broken())
+    }
+
+    /// For how long there has been a connection again; none when the first one has never broken.
+    pub(super) fn back_for(&self) -> Option<Duration> {
+        self.lock().back_since.map(|since| since.elapsed())
     }
 
     /// The connection, opened by `open` when there is none that lives. Those who come while it is opened
@@ -192,7 +208,11 @@ impl Shared {
         }
         match open().await {
             Ok(connection) => {
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+                let mut current = self.lock();
+                if current.connection.replace(connection.clone()).is_some() {
+                    current.back_since = Some(Instant::now());
+                }
+                drop(current);
                 *failed = None;
                 Ok(connection)
             }

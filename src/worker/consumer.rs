@@ -174,7 +174,9 @@ async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationT
             Ok(None) => {}
             Err(_) => pause = RETRY,
         }
-        if tokio::time::Instant::now() >= next_stall_check {
+        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
+        let settled = queue.redis().back_for().is_none_or(|time| time >= timing.lock / 2);
+        if settled && tokio::time::Instant::now() >= next_stall_check {
             // Only tools look at it.
             if let Err(error) = presence.renew().await {
                 tracing::debug!("the worker of {} is not listed: {error}", queue.name());

@@ -160,10 +160,13 @@ async fn a_redis_that_restarts_in_mid_run_loses_nothing() {
     let mut night = Night::start().await;
     let stopper = night.block_copying().await;
     let worker = night.background();
-    night.restart("full-replication").await;
+    let id = night.restart("full-replication").await;
     night.copying_is_blocked().await;
+    // As if Redis ended between a look for the stalled and the next renewal, and came back after the lock's time.
+    night.mark_stalled(&id).await;
     night.redis.kill();
     worker.prints("renewing the lock of job").await;
+    tokio::time::sleep(night::LOCK).await;
     drop(stopper);
     worker.prints("enrichment.add - Ended").await;
     night.redis.restart();

@@ -61,7 +61,10 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
             Ok(None) => {}
             Err(_) => pause = BACK_OFF,
         }
-        if tokio::time::Instant::now() >= next_stall_check
+        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
+        let settled = shared.queue.redis().back_for().is_none_or(|time| time >= shared.options.lock);
+        if settled
+            && tokio::time::Instant::now() >= next_stall_check
             && let Ok(check) = queue.recover_stalled(shared.options.stall_check, shared.options.max_stalled).await
         {
             next_stall_check = tokio::time::Instant::now() + shared.options.stall_check;

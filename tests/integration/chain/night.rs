@@ -24,6 +24,7 @@ pub const QUEUES: [&str; 4] =
     ["Replication queue", "Incremental replication queue", "Learning Content replication queue", "Notification queue"];
 
 const MODES: &str = r#"{"answers":"incremental","knowledge-elements":"incremental","AuditTrail":"none"}"#;
+pub const LOCK: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_secs(60);
 
 fn data(file: &str) -> PathBuf {
@@ -104,7 +105,7 @@ impl Night {
             .env("EXPONENTIAL_RETRY_DELAY", "100")
             // Far away, so that no scheduled run mixes with the test's own.
             .env("SCHEDULE", "0 3 1 1 *")
-            .env("JOB_LOCK_SECONDS", "2")
+            .env("JOB_LOCK_SECONDS", LOCK.as_secs().to_string())
             .env("LOG_FORMAT", "text")
             .stdin(Stdio::null());
         command
@@ -208,6 +209,13 @@ impl Night {
             waiting > 0
         })
         .await;
+    }
+
+    /// Counts a job of the first queue among those whose worker may be dead.
+    pub async fn mark_stalled(&self, id: &str) {
+        let mut redis = self.redis.connection().await;
+        let key = format!("bull:{}:stalled", QUEUES[0]);
+        redis::cmd("SADD").arg(key).arg(id).query_async::<()>(&mut redis).await.unwrap();
     }
 
     pub async fn pause_redis_writes(&self, time: Duration) {
