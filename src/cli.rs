@@ -5,6 +5,7 @@ mod backup;
 mod listen;
 mod plan;
 mod preset;
+mod release;
 mod verify;
 mod watch;
 
@@ -94,6 +95,9 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Copy releases from the developers' server to beta and to the business servers
+    #[command(subcommand)]
+    Release(release::ReleaseVerb),
     /// Check configuration, Redis, both databases and client tools; a fix for each finding
     Doctor,
 }
@@ -216,6 +220,7 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Replication(ReplicationVerb::Verify { tables, repair }) => verify::verify(&environment, tables, repair).await,
         Verb::Backup(verb) => backup::run(&environment, verb).await,
         Verb::Preset { words } => preset::run(&environment, &words).await,
+        Verb::Release(verb) => release::run(&environment, verb).await,
         Verb::Doctor => doctor(&environment).await,
     }
 }

@@ -11,6 +11,8 @@ pub mod incremental_replication;
 pub mod learning_content_replication;
 pub mod notification;
 pub mod preset;
+pub mod release;
+pub mod release_copy;
 pub mod restore;
 pub mod schema_export;
 
@@ -32,6 +34,8 @@ pub static ALL: &[Declaration] = &[
     Declaration::of::<backup_clean::BackupClean>(),
     Declaration::of::<backup_watch::BackupWatch>(),
     Declaration::of::<preset::PresetKind>(),
+    Declaration::of::<release::ReleaseKind>(),
+    Declaration::of::<release_copy::ReleaseCopy>(),
 ];
 
 /// The kind called `name` on the command line.
@@ -173,7 +177,9 @@ mod tests {
                 "Backup prune queue",
                 "Backup clean queue",
                 "Backup watch queue",
-                "Preset queue"
+                "Preset queue",
+                "Release queue",
+                "Release copy queue"
             ]
         );
     }

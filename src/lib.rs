@@ -4,10 +4,10 @@
 //! (`tests/integration/layers.rs` checks it):
 //!
 //! 1. plain: [`clock`] [`cron`] [`identity`] [`redact`] [`shutdown`] [`throttle`] [`logging`] [`config`]
-//! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`seal`] [`storage`] [`webhook`] [`sentry`] [`state`]
+//! 2. one outside system each: [`redis`] [`postgres`] [`process`] [`seal`] [`ssh`] [`storage`] [`webhook`] [`sentry`] [`state`]
 //! 3. [`queue`]: Bull 4's layout in Redis, the only place that knows Redis keys
 //! 4. engines: [`worker`] [`schedule`], which know kinds of job only through [`worker::JobKind`]
-//! 5. work: [`jobs`], one file a kind, and the engines behind them: [`backup`], [`presets`], [`replication`], [`restore`]
+//! 5. work: [`jobs`], one file a kind, and the engines behind them: [`backup`], [`presets`], [`releases`], [`replication`], [`restore`]
 //! 6. faces: [`ops`], each operator verb once, then [`cli`], [`repl`], [`web`] and [`listen`], which call it
 
 pub mod clock;
@@ -24,6 +24,7 @@ pub mod process;
 pub mod redis;
 pub mod seal;
 pub mod sentry;
+pub mod ssh;
 pub mod state;
 pub mod storage;
 pub mod webhook;
@@ -36,6 +37,7 @@ pub mod worker;
 pub mod backup;
 pub mod jobs;
 pub mod presets;
+pub mod releases;
 pub mod replication;
 pub mod restore;
 

@@ -10,6 +10,7 @@
 //! - [`mod@reference`]: `sample.env` and `config show`
 //! - [`mod@plain`]: texts of others, fit for a terminal
 //! - [`preset`]: one command of `db-p`, here or by a worker
+//! - [`release`]: releases as the controller handles them
 //! - [`replication`]: the copies in the target
 //! - [`restore_service`]: asking for a cluster's restore, looking, cancelling
 //! - [`parse_logs`]: durations of a replication from its logs
@@ -23,6 +24,7 @@ pub mod parse_logs;
 pub mod plain;
 pub mod preset;
 pub mod reference;
+pub mod release;
 pub mod replication;
 pub mod restore_service;
 pub mod serve;

@@ -53,6 +53,8 @@ pub enum ProcessError {
         program: String,
         /// `exit code 1` or `signal 9`.
         status: String,
+        /// The exit code; none after a signal.
+        code: Option<i32>,
         /// Its last lines on stderr, secrets masked.
         stderr: String,
     },
@@ -160,6 +162,15 @@ impl Program {
 }
 
 impl ProcessError {
+    /// The exit code of a program that ran and failed.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            ProcessError::Failed { code, .. } => *code,
+            _ => None,
+        }
+    }
+
     fn io(error: &std::io::Error, program: &str) -> Self {
         if error.kind() == std::io::ErrorKind::NotFound {
             ProcessError::Missing(program.to_owned())
@@ -168,14 +179,14 @@ impl ProcessError {
         }
     }
 
-    fn failed(program: String, status: ExitStatus, stderr: String) -> Self {
+    fn failed(program: String, end: ExitStatus, stderr: String) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        let status = match (status.code(), status.signal()) {
+        let status = match (end.code(), end.signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no exit code".to_owned(),
         };
-        ProcessError::Failed { program, status, stderr }
+        ProcessError::Failed { program, status, code: end.code(), stderr }
     }
 }
 

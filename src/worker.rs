@@ -60,7 +60,7 @@ pub struct Consumed {
     pub then: Option<Queue>,
 }
 
-/// Consumes each queue, one job at a time, until `quiet`; returns when every run is settled.
+/// Consumes each queue, one job at a time unless its kind wants several, until `quiet`; returns when every run is settled.
 pub async fn serve(consumed: Vec<Consumed>, policy: RetryPolicy, timing: Timing, quiet: CancellationToken) {
     let tracker = TaskTracker::new();
     for Consumed { kind, queue, then } in consumed {

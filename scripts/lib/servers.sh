@@ -122,6 +122,38 @@ start_redis() {
 
 redis_answers() { redis-cli -p "$1" ping 2>/dev/null | grep -q PONG || ! kill -0 "$2" 2>/dev/null; }
 
+# ssh_keys: in $work/ssh a host key for every server, a key that opens them, and known_hosts, empty as yet.
+ssh_keys() {
+    local name
+    mkdir -m 700 "$work/ssh"
+    for name in host client; do ssh-keygen -q -t ed25519 -N '' -C '' -f "$work/ssh/$name"; done
+    cp "$work/ssh/client.pub" "$work/ssh/authorized"
+    : >"$work/ssh/known_hosts"
+}
+
+# start_sshd NAME [PORT]: an SSH server as the present user, who alone gets in; sets `port` and `pid`.
+start_sshd() {
+    local name=$1 wanted=${2:-}
+    # Where root's sshd locks its children up; its package's service makes it at each boot.
+    ((EUID != 0)) || mkdir -p /run/sshd
+    for _ in 1 2 3 4 5; do
+        port=${wanted:-$(free_port)}
+        (launch TERM self /usr/sbin/sshd -D -e -f /dev/null -o Port="$port" -o ListenAddress=127.0.0.1 -o HostKey="$work/ssh/host" \
+            -o AuthorizedKeysFile="$work/ssh/authorized" -o PidFile=none -o UsePAM=no -o StrictModes=no -o PasswordAuthentication=no \
+            -o KbdInteractiveAuthentication=no -o PermitRootLogin=prohibit-password -o MaxStartups=100 -o LogLevel=ERROR) \
+            >>"$work/sshd-$name.log" 2>&1 </dev/null &
+        pid=$!
+        printf '%s TERM sshd-%s\n' "$pid" "$name" >>"$work/pids"
+        if wait_until 20 sshd_answers "$port" "$pid" && kill -0 "$pid" 2>/dev/null; then
+            [[ -n $wanted ]] || printf '[127.0.0.1]:%s %s\n' "$port" "$(cat "$work/ssh/host.pub")" >>"$work/ssh/known_hosts"
+            return
+        fi
+    done
+    die "sshd did not start: $(tail -n 5 "$work/sshd-$name.log")"
+}
+
+sshd_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || ! kill -0 "$2" 2>/dev/null; }
+
 # start NAME COMMAND...: starts a program of ours with its output in $work/NAME.log; sets `pid`.
 start() {
     local name=$1

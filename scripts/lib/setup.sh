@@ -124,7 +124,7 @@ want_seals() {
     has age || apt_install age || note "without age the test against the program age says NOT RUN"
 }
 
-# A server and a client of SSH, and pgBackRest, for the restore service.
+# A server and a client of SSH, for releases and, with pgBackRest, for the restore service.
 need_ssh() {
     if [[ ! -x /usr/sbin/sshd ]]; then
         if has apt-get && [[ ! -e /etc/ssh/sshd_config ]]; then
@@ -152,7 +152,7 @@ need_redis() {
     apt_install redis-server || die "Redis is needed (Debian: redis-server)"
 }
 
-# What copies data directories of presets.
+# What copies releases, and data directories of presets.
 need_rsync() { has rsync || apt_install rsync || die "rsync is needed (Debian: rsync)"; }
 # What makes and opens old archives, for the test that imports them.
 want_old_archives() {

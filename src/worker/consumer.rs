@@ -1,10 +1,11 @@
-//! Consumes one queue, one job at a time over all processes.
+//! Consumes one queue, one job at a time over all processes unless its kind wants several.
 //!
 //! Three loops, each with one responsibility: [`listen`] turns the queue's events into bells,
-//! [`maintain`] moves due jobs and recovers stalled ones, [`consume`] takes and runs. The take is one
+//! [`maintain`] moves due jobs and recovers stalled ones, a [`lane`] takes and runs. The take is one
 //! script that pops only when nothing else is active, so two workers never run two jobs of a queue
 //! at once; a worker that was refused looks again at the next event, or after [`POLL`] (automatic
-//! retries and stall recovery publish nothing that wakes it).
+//! retries and stall recovery publish nothing that wakes it). A kind that says
+//! [`side by side`](super::JobKind::side_by_side) has as many lanes, which take whatever waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -49,10 +50,22 @@ pub(crate) async fn consume(around: Surroundings) {
     let helpers = CancellationToken::new();
     let listener = tokio::spawn(listen(queue.clone(), bells.clone(), helpers.clone()));
     let maintainer = tokio::spawn(maintain(queue.clone(), around.timing, bells.clone(), helpers.clone()));
+    let (lanes, admission) = match around.kind.side_by_side() {
+        None => (1, Admission::Sequential),
+        Some(lanes) => (lanes.max(1), Admission::Any),
+    };
+    futures_util::future::join_all((0..lanes).map(|_| lane(&around, &bells, admission))).await;
+    helpers.cancel();
+    let _ = tokio::join!(listener, maintainer);
+}
+
+/// Takes and runs one job after the other until the process goes quiet.
+async fn lane(around: &Surroundings, bells: &Bells, admission: Admission) {
+    let queue = &around.queue;
     let mut failing = false;
     let mut waited_for = None;
     while !around.quiet.is_cancelled() {
-        let pause = match take_and_run(&around, &mut waited_for).await {
+        let pause = match take_and_run(around, bells, admission, &mut waited_for).await {
             Ok(true) => {
                 failing = false;
                 continue;
@@ -78,15 +91,18 @@ pub(crate) async fn consume(around: Surroundings) {
             () = tokio::time::sleep(pause) => {}
         }
     }
-    helpers.cancel();
-    let _ = tokio::join!(listener, maintainer);
 }
 
 /// Whether a job was taken. `waited_for` is the other worker's job that was told last.
-async fn take_and_run(around: &Surroundings, waited_for: &mut Option<String>) -> Result<bool, QueueError> {
+async fn take_and_run(
+    around: &Surroundings,
+    bells: &Bells,
+    admission: Admission,
+    waited_for: &mut Option<String>,
+) -> Result<bool, QueueError> {
     let queue = &around.queue;
     let token = identity::new_token();
-    let job = match queue.take(&token, around.timing.lock, Admission::Sequential).await? {
+    let job = match queue.take(&token, around.timing.lock, admission).await? {
         Taken::Job(job) => *job,
         Taken::Empty | Taken::Limited(_) => return Ok(false),
         Taken::Busy => {
@@ -101,6 +117,10 @@ async fn take_and_run(around: &Surroundings, waited_for: &mut Option<String>) ->
     if around.quiet.is_cancelled() {
         queue.hand_back(&job, &token).await?;
         return Ok(false);
+    }
+    if admission == Admission::Any {
+        // Several jobs may have come with one bell: the next lane looks, too.
+        bells.take.notify_one();
     }
     // Before the run, as Bull does: the next run is armed even if this one takes the worker down.
     // The scheduler arms it within a minute should this fail.

@@ -54,6 +54,12 @@ pub trait JobKind: Send + Sync + Sized + 'static {
         None
     }
 
+    /// How many of its jobs a process runs side by side. None by default: one at a time, over all processes. With a number, other
+    /// processes run as many of their own meanwhile, so such a kind keeps by itself what must not meet apart.
+    fn side_by_side(&self) -> Option<usize> {
+        None
+    }
+
     /// Does the work. Safe to run again after a crash at any point.
     async fn run(&self, ctx: &JobContext<Self::Payload>) -> anyhow::Result<Outcome>;
 }
@@ -233,6 +239,12 @@ impl Kind {
         self.handler.time_limit()
     }
 
+    /// [`JobKind::side_by_side`].
+    #[must_use]
+    pub fn side_by_side(&self) -> Option<usize> {
+        self.handler.side_by_side()
+    }
+
     /// Runs the handler on a job's data.
     ///
     /// # Errors
@@ -247,6 +259,7 @@ trait Handler: Send + Sync {
     fn schedule(&self) -> Option<Schedule>;
     fn writes_to(&self) -> Option<Database>;
     fn time_limit(&self) -> Option<Duration>;
+    fn side_by_side(&self) -> Option<usize>;
     async fn run(&self, data: Value, frame: Frame) -> anyhow::Result<Outcome>;
 }
 
@@ -264,6 +277,10 @@ impl<K: JobKind> Handler for Typed<K> {
 
     fn time_limit(&self) -> Option<Duration> {
         self.0.time_limit()
+    }
+
+    fn side_by_side(&self) -> Option<usize> {
+        self.0.side_by_side()
     }
 
     async fn run(&self, data: Value, frame: Frame) -> anyhow::Result<Outcome> {

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 const LAYERS: &[&[&str]] = &[
     &["clock", "config", "cron", "identity", "logging", "redact", "shutdown", "throttle"],
-    &["postgres", "process", "redis", "seal", "sentry", "state", "storage", "webhook"],
+    &["postgres", "process", "redis", "seal", "sentry", "ssh", "state", "storage", "webhook"],
     &["queue"],
     &["schedule", "worker"],
-    &["backup", "jobs", "presets", "replication", "restore"],
+    &["backup", "jobs", "presets", "releases", "replication", "restore"],
     &["cli", "listen", "ops", "repl", "web"],
 ];
 

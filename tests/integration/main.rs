@@ -34,6 +34,7 @@ mod redis_cluster;
 mod redis_consumer_faults;
 mod redis_faults;
 mod redis_sentinel;
+mod releases;
 mod repl;
 mod restore_service;
 mod rules;

@@ -35,6 +35,7 @@ struct Chore {
     script: Arc<Script>,
     target: Option<Database>,
     limit: Option<Duration>,
+    side_by_side: Option<usize>,
 }
 
 #[derive(Default, serde::Serialize, serde::Deserialize)]
@@ -62,7 +63,7 @@ impl JobKind for Chore {
     type Payload = Payload;
 
     fn from_settings(_: &Reader<'_>) -> Self {
-        Chore { script: Arc::default(), target: None, limit: None }
+        Chore { script: Arc::default(), target: None, limit: None, side_by_side: None }
     }
 
     fn writes_to(&self) -> Option<&Database> {
@@ -71,6 +72,10 @@ impl JobKind for Chore {
 
     fn time_limit(&self) -> Option<Duration> {
         self.limit
+    }
+
+    fn side_by_side(&self) -> Option<usize> {
+        self.side_by_side
     }
 
     async fn run(&self, ctx: &JobContext<Payload>) -> anyhow::Result<Outcome> {
@@ -136,7 +141,12 @@ impl Worker {
     /// One that reaches its Redis at `url`.
     pub(crate) fn at(bench: &Bench, url: &str, then: Option<Queue>, lock: Duration) -> Worker {
         let quiet = CancellationToken::new();
-        let kind = Kind::of(Chore { script: bench.script.clone(), target: bench.target.clone(), limit: bench.limit });
+        let kind = Kind::of(Chore {
+            script: bench.script.clone(),
+            target: bench.target.clone(),
+            limit: bench.limit,
+            side_by_side: bench.side_by_side,
+        });
         // A handle of its own, as another process would have.
         let queue = Queue::new(Redis::new(url).unwrap(), "bull", Chore::QUEUE, Clock::System);
         let timing = Timing { lock, stall_check: lock / 2 };
@@ -156,13 +166,14 @@ pub(crate) struct Bench {
     script: Arc<Script>,
     target: Option<Database>,
     limit: Option<Duration>,
+    side_by_side: Option<usize>,
 }
 
 impl Bench {
     pub(crate) fn start() -> Bench {
         let redis = RedisServer::start_durable();
         let queue = Queue::new(Redis::new(&redis.url()).unwrap(), "bull", Chore::QUEUE, Clock::System);
-        Bench { redis, queue, script: Arc::default(), target: None, limit: None }
+        Bench { redis, queue, script: Arc::default(), target: None, limit: None, side_by_side: None }
     }
 
     pub(crate) async fn add(&self, data: Value) -> String {
@@ -201,6 +212,32 @@ async fn a_job_runs_leaves_its_log_and_progress_and_adds_its_successor() {
     assert!(worker::chain::follows(&next[0], Chore::QUEUE, &id));
     assert_eq!((next[0].attempts(), &next[0].data), (3, &json!({})));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_wants_it_runs_several_jobs_side_by_side_in_each_process_and_no_more() {
+    let mut bench = Bench::start();
+    bench.side_by_side = Some(3);
+    let worker = Worker::start(&bench, None);
+    let mut ids = Vec::new();
+    for _ in 0..9 {
+        ids.push(bench.add(json!({"ms": 400})).await);
+    }
+    for id in &ids {
+        bench.reaches(id, State::Completed).await;
+    }
+    let script = &bench.script;
+    assert_eq!((script.most_at_once.load(Ordering::SeqCst), script.runs.load(Ordering::SeqCst)), (3, 9));
+    let begun = std::time::Instant::now();
+    let second = Worker::start(&bench, None);
+    for _ in 0..6 {
+        bench.add(json!({"ms": 1500})).await;
+    }
+    eventually("both workers take as many", SOON, async || script.most_at_once.load(Ordering::SeqCst) == 6).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "no lane waits for the next look: {:?}", begun.elapsed());
+    worker.stop().await;
+    second.stop().await;
+    assert_eq!(script.finished.load(Ordering::SeqCst), 15, "a stop waits for every lane");
 }
 
 #[tokio::test(flavor = "multi_thread")]

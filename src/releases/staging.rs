@@ -1,0 +1,183 @@
+//! Files beside a project, then in their places.
+//!
+//! ```text
+//! PROJECT/.bullwork-releases/12/owner               who may put files in place: one claim of a worker
+//!                               new/…               what arrived
+//!                               old/…               what was replaced, or taken away
+//!                               added-files, added-directories   what was not there before
+//! ```
+//!
+//! [`Releases::stage`] changes nothing that the project sees. [`Releases::switch`] renames file by file; it may be cut off at any
+//! point and run again, by another worker too. [`Releases::back`] is its reverse.
+
+use std::path::PathBuf;
+
+use super::ledger::Server;
+use super::manifest::{Changes, Manifest, Survey, Thing};
+use super::site::{Look, entries, room};
+use super::{ReleaseError, Releases};
+use crate::worker::Run;
+
+const SWITCH: &str = include_str!("scripts/switch.sh");
+const ROLLBACK: &str = include_str!("scripts/rollback.sh");
+/// Room that is wanted beyond the files themselves: directories, second names.
+const MARGIN: u64 = 1 << 20;
+
+/// From where files come.
+#[derive(Clone, Debug)]
+pub enum Source<'a> {
+    /// The developers' server.
+    Developers(&'a Server),
+    /// Beta.
+    Beta(&'a Server),
+}
+
+/// What is to be brought to a server.
+#[derive(Clone, Debug)]
+pub struct Delivery<'a> {
+    /// The release.
+    pub release: i64,
+    /// The names that the controller listed.
+    pub paths: &'a [String],
+    /// Whether what listed directories hold too much goes.
+    pub removes: bool,
+    /// What it holds.
+    pub manifest: &'a Manifest,
+    /// The server.
+    pub server: &'a Server,
+}
+
+impl Releases {
+    /// What a delivery would change; everything that can be in its way is looked at. With `owner`, the room is made.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, something is in the way, or it has no room.
+    pub async fn compare(&self, to: &Delivery<'_>, owner: Option<&str>) -> Result<Changes, ReleaseError> {
+        let (server, names) = (to.server, entries(to.manifest));
+        let owner = owner.map(|owner| (to.release, owner));
+        let survey = match self.survey(server, &server.project, Look::Entries(&names), owner).await {
+            Ok(survey) => survey,
+            // It is there, and lacks something: which?
+            Err(error) if error.was_there() => {
+                let lacking = self.probe(server, false).await.unwrap_or_default();
+                if lacking.is_empty() {
+                    return Err(error);
+                }
+                return Err(ReleaseError::Refused(format!("{}: {}", server.name, lacking.join("; "))));
+            }
+            Err(error) => return Err(error),
+        };
+        let mut changes = survey.changes_to(to.manifest, &server.name)?;
+        if to.removes {
+            changes.removed = self.too_much(to).await?;
+        }
+        let needed: u64 = changes.sent().iter().map(|name| size(to.manifest, name)).sum();
+        if !changes.sent().is_empty() && needed + MARGIN > survey.free {
+            return Err(ReleaseError::Refused(format!(
+                "{}: the release needs {needed} bytes, and {} are free in {}",
+                server.name, survey.free, server.project
+            )));
+        }
+        Ok(changes)
+    }
+
+    /// Files and symlinks in listed directories that the release does not hold.
+    async fn too_much(&self, to: &Delivery<'_>) -> Result<Vec<String>, ReleaseError> {
+        let directories: Vec<String> =
+            to.paths.iter().filter(|path| matches!(to.manifest.0.get(*path), Some(Thing::Directory { .. }))).cloned().collect();
+        if directories.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Survey { found, .. } = self.survey(to.server, &to.server.project, Look::Names(&directories), None).await?;
+        let extra = found.0.into_iter().filter(|(name, thing)| {
+            !to.manifest.0.contains_key(name) && matches!(thing, Thing::File { .. } | Thing::Link { .. })
+        });
+        Ok(extra.map(|(name, _)| name).collect())
+    }
+
+    /// Brings what differs beside the project, and compares it there with the manifest.
+    ///
+    /// # Errors
+    /// When something is in the way, a copy fails, or what arrived is not what it should be.
+    pub async fn stage(&self, run: &Run, from: &Source<'_>, to: &Delivery<'_>, owner: &str) -> Result<Changes, ReleaseError> {
+        let changes = self.compare(to, Some(owner)).await?;
+        run.info(format!("{}: {}", to.server.name, changes.summary()));
+        let sent = changes.sent();
+        if sent.is_empty() {
+            return Ok(changes);
+        }
+        let total = u64::try_from(sent.len()).unwrap_or(u64::MAX);
+        run.progress(|progress| {
+            progress.phase = format!("copying to {}", to.server.name);
+            (progress.done, progress.total, progress.bytes) = (0, total, 0);
+        });
+        let all: Vec<String> = to.manifest.0.iter().filter(|(_, thing)| is_sent(thing)).map(|(name, _)| name.clone()).collect();
+        match (from, &self.across) {
+            (Source::Beta(beta), Some(across)) => self.across(run, across, beta, to.server, to.release, &sent).await?,
+            (Source::Beta(beta), None) => {
+                let spooled = self.fetch_from_beta(run, to.release, beta, &all).await?;
+                self.push(run, &spooled, to.server, to.release, &sent).await?;
+            }
+            (Source::Developers(developers), _) => {
+                let spooled: PathBuf = self.fetch_from_developers(run, to.release, developers, &all).await?;
+                self.push(run, &spooled, to.server, to.release, &sent).await?;
+            }
+        }
+        let stage = format!("{}/{}/new", to.server.project.trim_end_matches('/'), room(to.release));
+        let arrived = self.survey(to.server, &stage, Look::Entries(&sent), None).await?;
+        let place = format!("what arrived on {}", to.server.name);
+        arrived.matches(to.manifest, Some(&sent), &place).inspect_err(|_| self.distrust(to.release))?;
+        Ok(changes)
+    }
+
+    /// Puts staged files in their places.
+    ///
+    /// # Errors
+    /// When another worker owns the room by now, or a file cannot be put in place; then some are and some are not.
+    pub async fn switch(&self, to: &Delivery<'_>, changes: &Changes, owner: &str) -> Result<(), ReleaseError> {
+        let mut items = Vec::new();
+        let mut add = |item: String| items.extend(item.into_bytes().into_iter().chain([0]));
+        for name in &changes.directories {
+            let mode = match to.manifest.0.get(name) {
+                Some(Thing::Directory { mode }) => *mode,
+                _ => 0o755,
+            };
+            add(format!("d{mode:o} {name}"));
+        }
+        // By directory, so that one rename program serves many files.
+        let mut sent = changes.sent();
+        sent.sort_by(|a, b| a.rsplit_once('/').map(|(d, _)| d).cmp(&b.rsplit_once('/').map(|(d, _)| d)));
+        sent.into_iter().for_each(|name| add(format!("f{name}")));
+        changes.removed.iter().for_each(|name| add(format!("x{name}")));
+        self.script(to.server, "putting files in place", SWITCH, &[&to.server.project, &room(to.release), owner], items).await?;
+        Ok(())
+    }
+
+    /// Brings back what the release replaced on a server, and takes away what it added. With `owner` absent nothing is changed. What
+    /// comes back, and what goes.
+    ///
+    /// # Errors
+    /// When nothing is kept, or a file cannot be put back.
+    pub async fn back(&self, server: &Server, release: i64, owner: Option<&str>) -> Result<Changes, ReleaseError> {
+        let look = if owner.is_none() { "look" } else { "" };
+        let arguments = [server.project.as_str(), &room(release), owner.unwrap_or_default(), look];
+        let answer = self.script(server, "rolling back", ROLLBACK, &arguments, Vec::new()).await?;
+        let mut changes = Changes::default();
+        for item in answer.split(|byte| *byte == 0).filter(|item| !item.is_empty()) {
+            let name = String::from_utf8_lossy(&item[1..]).into_owned();
+            if item[0] == b'-' { changes.removed.push(name) } else { changes.replaced.push(name) }
+        }
+        Ok(changes)
+    }
+}
+
+fn is_sent(thing: &Thing) -> bool {
+    matches!(thing, Thing::File { .. } | Thing::Link { .. })
+}
+
+fn size(manifest: &Manifest, name: &str) -> u64 {
+    match manifest.0.get(name) {
+        Some(Thing::File { size, .. }) => *size,
+        _ => 0,
+    }
+}
