@@ -28,7 +28,7 @@ use crate::postgres::{Database, PostgresError};
 /// Where state is kept when not in a file.
 pub static STATE_DATABASE_URL: Setting = Setting::new(
     "STATE_DATABASE_URL",
-    "PostgreSQL database that keeps what must outlive Redis (tasks of the restore service and their history): postgres://user:password@host:5432/name. Unset: a SQLite file (db_file of the restore service's configuration), which serves processes of one machine.",
+    "PostgreSQL database that keeps what must outlive Redis (releases, tasks of the restore service, and the history of both): postgres://user:password@host:5432/name. Unset: SQLite files (RELEASE_STATE_FILE; db_file of the restore service's configuration), which serve processes of one machine.",
 );
 
 /// Why there is no answer.

@@ -20,6 +20,7 @@ fn sections() -> Vec<Section> {
             settings: [&worker::JOB_LOCK_SECONDS, &super::serve::PG_CLIENT_VERSION]
                 .into_iter()
                 .chain(schedule::SETTINGS.iter().copied())
+                .chain([&crate::state::STATE_DATABASE_URL])
                 .collect(),
         },
         Section { title: "Object storage".to_owned(), settings: storage::settings::SETTINGS.to_vec() },
@@ -34,7 +35,7 @@ fn sections() -> Vec<Section> {
             all.push(Section { title: format!("{}: {}", kind.name, kind.summary), settings });
         }
     }
-    let service = crate::restore::config::SETTINGS.iter().copied().chain([&crate::state::STATE_DATABASE_URL]);
+    let service = crate::restore::config::SETTINGS.iter().copied();
     all.push(Section { title: "Restore service: clusters on demand".to_owned(), settings: service.collect() });
     all.push(Section { title: "Error tracker".to_owned(), settings: sentry::SETTINGS.to_vec() });
     all.push(Section { title: "Web".to_owned(), settings: vec![&crate::web::PORT, &crate::web::HOST] });

@@ -275,7 +275,8 @@ mod tests {
             backup: Some("/backups/site.tar.gz".to_owned()),
         };
         right.check().unwrap();
-        let wrong: [(&str, fn(&mut NewServer)); 9] = [
+        type Change = fn(&mut NewServer);
+        let wrong: [(&str, Change); 9] = [
             ("its name must be", |s| s.name = "-rf".to_owned()),
             ("is no host", |s| s.host = "-oProxyCommand=x".to_owned()),
             ("is no user", |s| s.user = "a b".to_owned()),
