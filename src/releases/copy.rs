@@ -150,7 +150,8 @@ fn stage(server: &Server, release: i64) -> String {
 }
 
 async fn progress(run: &Run, program: Program, names: &[String]) -> Result<(), ProcessError> {
-    let list = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
+    // In a list, what begins with `#` or `;` is a comment to rsync, NUL or not.
+    let list = names.iter().flat_map(|name| b"./".iter().copied().chain(name.bytes()).chain([0])).collect();
     let mut running = program.start(true, None)?;
     tokio::join!(feed(running.stdin.take(), list), follow(run, &mut running.stdout));
     running.end().await.result

@@ -197,7 +197,13 @@ impl Ledger {
         let of = |name: &str| servers.iter().find(|server| server.name == name && server.release == Some(id));
         let told = targets.iter().filter(|target| target.done_at.is_none()).map(|target| {
             let problem = of(&target.server).and_then(|server| server.problem.clone());
-            problem.map_or_else(|| format!("{}: not begun", target.server), |problem| format!("{}: {problem}", target.server))
+            let name = &target.server;
+            match problem {
+                None => format!("{name}: not begun"),
+                // Most say by themselves where they met it.
+                Some(problem) if problem.starts_with(&format!("{name}: ")) => problem,
+                Some(problem) => format!("{name}: {problem}"),
+            }
         });
         Ok(told.collect::<Vec<_>>().join("; "))
     }

@@ -231,14 +231,11 @@ impl Ledger {
         const BACKUP: &str = "update releases set backup = coalesce($2, backup) where id = $1";
         let servers: Vec<String> =
             self.targets(id).await?.into_iter().filter(|target| target.done_at.is_none()).map(|target| target.server).collect();
-        let mut statements = vec![
-            step(id, from, ReleaseState::ProductionCopying, None),
-            Statement::new(BACKUP, [id.into(), backup.into()]),
-            journal(id, &Book::Production, actor, &format!("{}: {}", ReleaseState::ProductionCopying, servers.join(", "))),
-        ];
-        if let Some(backup) = backup {
-            statements.insert(2, journal(id, &Book::Production, actor, backup));
-        }
+        let mut statements =
+            vec![step(id, from, ReleaseState::ProductionCopying, None), Statement::new(BACKUP, [id.into(), backup.into()])];
+        statements.extend(backup.map(|backup| journal(id, &Book::Production, actor, backup)));
+        let line = format!("{}: {}", ReleaseState::ProductionCopying, servers.join(", "));
+        statements.push(journal(id, &Book::Production, actor, &line));
         for server in &servers {
             statements.push(Statement::new(TO_COPYING, [server.as_str().into(), id.into()]));
             statements.push(journal(

@@ -158,7 +158,7 @@ async fn of_many_workers_one_claims_a_server_and_a_lease_that_ran_out_is_taken_o
         for task in tries.collect::<Vec<_>>() {
             match task.await.unwrap() {
                 Claimed::Ours(claim) => claims.push(claim),
-                Claimed::Busy(ms) => assert!(ms <= 301, "{ms}"),
+                Claimed::Busy(ms) => assert!((1..=5_000).contains(&ms), "{ms}"),
                 Claimed::Nothing => panic!("it waits"),
             }
         }

@@ -21,6 +21,7 @@ const ODD: &[&str] = &[
     "emoji 🚀",
     "semi;colon & pipe|",
     "#hash",
+    ";semicolon",
     "=equals",
     "+plus",
 ];
