@@ -82,6 +82,10 @@ impl JobKind for ReleaseKind {
     ];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        reader.optional(&releases::RELEASE_SSH_KEY).is_some()
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         let releases = releases::releases(reader);
         let schedule = if releases.is_some() { Schedule::unless_never(reader, &RELEASE_SCHEDULE) } else { None };

@@ -83,6 +83,10 @@ impl JobKind for ReleaseCopy {
     const SETTINGS: &'static [&'static Setting] = &[&RELEASE_COPIES];
     type Payload = Payload;
 
+    fn is_set_up(reader: &Reader<'_>) -> bool {
+        reader.optional(&releases::RELEASE_SSH_KEY).is_some()
+    }
+
     fn from_settings(reader: &Reader<'_>) -> Self {
         ReleaseCopy {
             releases: releases::releases(reader),
