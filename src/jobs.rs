@@ -143,16 +143,18 @@ mod tests {
             let environment = Environment::of(pairs.iter().copied());
             set_up(&Reader::new(&environment)).iter().map(|kind| kind.name).collect::<Vec<_>>()
         };
-        // Presets are of no use without a name for them.
-        assert_eq!(names(&[]).len(), ALL.len() - 1, "what is missing is told");
+        // Presets are of no use without a name for them, releases without a key.
+        assert_eq!(names(&[]).len(), ALL.len() - 3, "what is missing is told");
         assert!(names(&[("DBP_REPO", "shop")]).contains(&"preset"));
+        let kinds = names(&[("RELEASE_SSH_KEY", "key")]);
+        assert!(kinds.contains(&"release") && kinds.contains(&"release-copy"), "{kinds:?}");
         let server = [("DATABASE_URL", "postgres://u@h/shop"), ("BACKUP_STORE", "file:///srv/backups")];
         assert_eq!(
             names(&server),
             ["backup", "restore", "backup-drill", "backup-prune", "backup-clean", "backup-watch"],
             "backups alone"
         );
-        assert_eq!(names(&[&server[..], &[("SOURCE_DATABASE_URL", "postgres://u@h/a")]].concat()).len(), ALL.len() - 1);
+        assert_eq!(names(&[&server[..], &[("SOURCE_DATABASE_URL", "postgres://u@h/a")]].concat()).len(), ALL.len() - 3);
         for more in [("RESTORE_DATABASE_URL", "postgres://u@h/postgres"), ("BACKUP_MAX_AGE", "2")] {
             let kinds = names(&[server[1], more]);
             assert!(!kinds.contains(&"backup") && kinds.contains(&"backup-watch"), "{kinds:?}");
