@@ -81,6 +81,8 @@ fn one(path: &str) -> Result<String, &'static str> {
     match parts.first() {
         None => Err("is the whole project: name what is in it"),
         Some(&ROOM) => Err("is where releases keep replaced files"),
+        // `./ ` means a file whose name is a blank; a list takes that for an empty line.
+        Some(_) if parts.join("/").trim().is_empty() => Err("is blank"),
         Some(_) => Ok(parts.join("/")),
     }
 }
@@ -114,6 +116,7 @@ mod tests {
         ] {
             assert!(error.contains(part), "{error}");
         }
+        assert!(clean(["./ "]).unwrap_err().to_string().contains("is blank"));
         assert!(clean(["a\nb"]).unwrap_err().to_string().contains(r"`a\nb` holds a line end"));
         assert_eq!(read_list(b"a\0b"), Err(PathsError::NoText));
         assert_eq!(read_list(b"\xff"), Err(PathsError::NoText));
