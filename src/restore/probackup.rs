@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::engine::{Backup, Engine, EngineError, Told, Work};
 use super::leash::{self, Ended};
-use super::remote::{Ssh, quote};
+use super::remote::Ssh;
 use super::target::Target;
 use crate::process::Program;
+use crate::ssh::quote;
 use crate::worker::Run;
 
 /// What it needs to know.

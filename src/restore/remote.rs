@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::leash::{self, Ended};
 use crate::process::{ProcessError, Program};
+use crate::ssh::{explained, quote};
 
 /// Longest wait for a short command.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,17 +66,6 @@ pub enum RemoteError {
     },
 }
 
-/// A word as a POSIX shell reads it back.
-#[must_use]
-pub fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | ',' | '+' | '@' | '%' | '=');
-    // A word with `=` in front of a command would be an assignment.
-    if !word.is_empty() && word.chars().all(plain) && !word.contains('=') {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 impl Ssh {
     /// Options of `ssh` that come before the host; also what a backup tool's own ssh is given.
     #[must_use]
@@ -127,7 +117,11 @@ impl Ssh {
         match output {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(ProcessError::Failed { status, stderr, .. }) if status == NO_CONNECTION => {
-                Err(RemoteError::Unreachable { host: host.to_owned(), reason: stderr })
+                let reason = match explained(&stderr) {
+                    Some(meaning) => format!("{meaning} ({stderr})"),
+                    None => stderr,
+                };
+                Err(RemoteError::Unreachable { host: host.to_owned(), reason })
             }
             Err(ProcessError::Failed { status, stderr, .. }) => {
                 Err(RemoteError::Failed { host: host.to_owned(), command: shown.to_owned(), status, reason: stderr })
@@ -150,33 +144,5 @@ impl Ssh {
         let quoted = leash::words(words).iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
         let shown = format!("{} on {host}", words.first().map_or("", String::as_str));
         leash::run(self.program(host, &quoted), &shown, line, stop).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn plain_words_stay_and_others_are_quoted() {
-        assert_eq!(quote("/var/lib/postgresql/15/main"), "/var/lib/postgresql/15/main");
-        assert_eq!(quote(""), "''");
-        assert_eq!(quote("a b"), "'a b'");
-        assert_eq!(quote("it's; rm -rf /"), r"'it'\''s; rm -rf /'");
-        assert_eq!(quote("A=b"), "'A=b'");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        /// A real shell gives back exactly the words.
-        #[test]
-        fn a_shell_reads_every_word_back(words in proptest::collection::vec("[^\0]{0,20}", 1..5)) {
-            let line = format!("printf '%s\\0' {}", words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "));
-            let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
-            let wanted: Vec<u8> = words.iter().flat_map(|w| [w.as_bytes(), b"\0"].concat()).collect();
-            prop_assert_eq!(output.stdout, wanted);
-        }
     }
 }
