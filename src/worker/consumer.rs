@@ -188,14 +188,16 @@ async fn maintain(queue: Queue, timing: Timing, bells: Bells, end: CancellationT
     let mut presence = Presence::new(&queue);
     loop {
         let mut pause = POLL.min(timing.stall_check);
-        match queue.promote_due().await {
+        let due = queue.promote_due().await;
+        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
+        let settled =
+            !matches!(due, Err(QueueError::Redis(_))) && queue.redis().back_for().is_none_or(|time| time >= timing.lock / 2);
+        match due {
             // A moved job is announced as waiting, which wakes the consumer.
             Ok(Some(due)) => pause = pause.min(until(due, queue.clock().now())),
             Ok(None) => {}
             Err(_) => pause = RETRY,
         }
-        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
-        let settled = queue.redis().back_for().is_none_or(|time| time >= timing.lock / 2);
         if settled && tokio::time::Instant::now() >= next_stall_check {
             // Only tools look at it.
             if let Err(error) = presence.renew().await {

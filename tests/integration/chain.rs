@@ -173,7 +173,7 @@ async fn a_redis_that_restarts_in_mid_run_loses_nothing() {
     night.ends(&worker, WHOLE_NIGHT).await;
     assert_whole(&night).await;
     let starts = worker.output().matches("Starting job in Replication queue").count();
-    assert_eq!(starts, 1, "the run went on and was settled afterwards");
+    assert_eq!(starts, 1, "the run went on and was settled afterwards: {}", worker.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]

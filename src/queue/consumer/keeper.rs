@@ -8,7 +8,7 @@ use redis::aio::PubSub;
 
 use super::{BACK_OFF, Shared};
 use crate::clock::Millis;
-use crate::queue::Renewed;
+use crate::queue::{QueueError, Renewed};
 
 /// Due jobs are looked for this often, besides when one is announced.
 const POLL: Duration = Duration::from_secs(5);
@@ -53,7 +53,11 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
             ear = listen(&shared).await;
         }
         let mut pause = POLL.min(shared.options.stall_check);
-        match queue.promote_due().await {
+        let due = queue.promote_due().await;
+        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
+        let settled =
+            !matches!(due, Err(QueueError::Redis(_))) && queue.redis().back_for().is_none_or(|time| time >= shared.options.lock);
+        match due {
             Ok(Some(due)) => {
                 let left = Duration::from_millis(u64::try_from(due - queue.clock().now()).unwrap_or(0).max(1));
                 pause = pause.min(left);
@@ -61,8 +65,6 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
             Ok(None) => {}
             Err(_) => pause = BACK_OFF,
         }
-        // The living come first: after an outage they renew what ran out meanwhile, and their jobs need not run twice.
-        let settled = shared.queue.redis().back_for().is_none_or(|time| time >= shared.options.lock);
         if settled
             && tokio::time::Instant::now() >= next_stall_check
             && let Ok(check) = queue.recover_stalled(shared.options.stall_check, shared.options.max_stalled).await
