@@ -197,11 +197,11 @@ impl State {
         }
     }
 
-    /// Takes the lock called `name` if nobody holds it. `name` is a word of ours.
+    /// Takes the lock called `name` if nobody holds it: letters, digits, `.`, `_`, `-`.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn lock(&self, name: &'static str) -> Result<Option<Lock>, StateError> {
+    pub async fn lock(&self, name: &str) -> Result<Option<Lock>, StateError> {
         match &self.place {
             Place::File(file) => {
                 let held = file.lock(name).await?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Map, json};
 
 use super::{print, watch};
@@ -88,10 +88,7 @@ struct Terminal {
 
 impl Terminal {
     fn new(log: Option<&std::path::Path>) -> anyhow::Result<Self> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.set_style(
-            ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-        );
+        let bar = watch::bar();
         bar.enable_steady_tick(std::time::Duration::from_millis(200));
         let open = |path: &std::path::Path| File::options().append(true).create(true).mode(0o600).open(path);
         let log = log.map(|path| open(path).with_context(|| format!("opening DBP_LOGFILE={}", path.display()))).transpose()?;
@@ -121,6 +118,7 @@ impl RunSink for Terminal {
 
     fn progress(&self, progress: &Progress) {
         if !self.bar.is_hidden() {
+            watch::show(&self.bar, progress);
             self.bar.set_message(plain(&watch::told(progress)));
         }
     }

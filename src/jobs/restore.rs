@@ -103,6 +103,10 @@ impl JobKind for RestoreKind {
         Some(self.time_limit)
     }
 
+    fn side_by_side(&self) -> Option<usize> {
+        self.service.as_ref().map(|service| service.config().parallel).filter(|parallel| *parallel > 1)
+    }
+
     async fn run(&self, ctx: &JobContext<Payload>) -> Result<Outcome> {
         if let Some(task) = &ctx.payload.task {
             return match &self.service {

@@ -43,7 +43,7 @@ impl<'a> Cluster<'a> {
     pub(super) fn phase(&self, phase: &str) {
         self.run.progress(|p| {
             phase.clone_into(&mut p.phase);
-            p.bytes = 0;
+            (p.bytes, p.bytes_total) = (0, 0);
         });
     }
 

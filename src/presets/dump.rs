@@ -56,7 +56,7 @@ impl Cluster<'_> {
         let fed = async {
             while let Some(piece) = opened.next().await? {
                 bytes += piece.len() as u64;
-                self.run.progress(|p| p.bytes = bytes);
+                self.run.progress(|p| (p.bytes, p.bytes_total) = (bytes, opened.size));
                 let out = filter.feed(&piece)?;
                 if !feed(&mut running, &out).await {
                     return Ok(());

@@ -240,7 +240,7 @@ pub(super) async fn download(
             break;
         }
         file.write_all(&piece).await.map_err(doing)?;
-        run.progress(|p| p.bytes = size);
+        run.progress(|p| (p.bytes, p.bytes_total) = (size, revision.size));
         piece.clear();
     }
     file.flush().await.map_err(doing)?;

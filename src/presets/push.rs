@@ -259,6 +259,7 @@ pub(super) async fn upload(run: &Run, branch: &Branch, key: &str, file: &Path) -
     let doing = |e| PresetError::file(&format!("reading {}", file.display()), e);
     let sent = async {
         let mut source = tokio::fs::File::open(file).await.map_err(doing)?;
+        let size = source.metadata().await.map_err(doing)?.len();
         let mut upload = branch.store.upload(key).await?;
         loop {
             let mut piece = bytes::BytesMut::with_capacity(PIECE);
@@ -266,7 +267,7 @@ pub(super) async fn upload(run: &Run, branch: &Branch, key: &str, file: &Path) -
                 break;
             }
             upload.write(Bytes::from(piece)).await?;
-            run.progress(|p| p.bytes = upload.sent());
+            run.progress(|p| (p.bytes, p.bytes_total) = (upload.sent(), size));
         }
         match upload.finish().await {
             Ok(_) => Ok(()),

@@ -126,6 +126,8 @@ pub(super) struct Opened {
     pieces: Pieces,
     tail: Tail,
     file: String,
+    /// Bytes of what is in it.
+    pub(super) size: u64,
 }
 
 impl Opened {
@@ -138,6 +140,7 @@ impl Opened {
             pieces: unsqueeze::start(compression, plain, limit),
             tail: Tail::default(),
             file: file.display().to_string(),
+            size: limit,
         })
     }
 
@@ -168,7 +171,7 @@ pub(super) async fn verify(run: &Run, key: &Key, file: &Path, compression: Compr
     let mut plain = 0;
     while let Some(piece) = run.unless_stopped(opened.next()).await?? {
         plain += piece.len() as u64;
-        run.progress(|p| p.bytes = plain);
+        run.progress(|p| (p.bytes, p.bytes_total) = (plain, limit));
     }
     Ok(plain)
 }

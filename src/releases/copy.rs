@@ -39,6 +39,36 @@ const CODES: &[(i32, &str)] = &[
     (255, "no connection by ssh"),
 ];
 
+/// Where files arrive on a server: beside the project.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// The release.
+    pub release: i64,
+}
+
+impl Stage<'_> {
+    /// The directory there.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        format!("{}/{}/new", self.server.project.trim_end_matches('/'), room(self.release))
+    }
+
+    fn for_rsync(&self) -> String {
+        format!("{}:{}/", self.server.host.for_rsync(), self.directory())
+    }
+}
+
+/// What was copied before, so that progress tells the whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Files and symlinks.
+    pub files: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+}
+
 /// How rsync ended, in words.
 #[must_use]
 pub fn told(error: &ProcessError) -> String {
@@ -96,7 +126,7 @@ impl Releases {
         words.push(format!("{}:{}/", server.host.for_rsync(), server.project.trim_end_matches('/')));
         words.push(format!("{}/", into.display()));
         let from = |cause| ReleaseError::Copy { server: server.name.clone(), way: "from it", cause };
-        progress(run, Program::new("rsync").args(words), names).await.map_err(from)
+        progress(run, Program::new("rsync").args(words), names, Amount::default()).await.map_err(from)
     }
 
     /// From a directory here beside a server's project.
@@ -107,17 +137,17 @@ impl Releases {
         &self,
         run: &Run,
         from: &Path,
-        server: &Server,
-        release: i64,
+        to: &Stage<'_>,
         names: &[String],
+        before: Amount,
     ) -> Result<(), ReleaseError> {
         let mut words = self.words();
         words.push(ANEW.to_owned());
-        words.push(format!("--rsh={}", self.access.for_rsync(server.host.port)));
+        words.push(format!("--rsh={}", self.access.for_rsync(to.server.host.port)));
         words.push(format!("{}/", from.display()));
-        words.push(stage(server, release));
-        let to = |cause| ReleaseError::Copy { server: server.name.clone(), way: "to it", cause };
-        progress(run, Program::new("rsync").args(words), names).await.map_err(to)
+        words.push(to.for_rsync());
+        let failed = |cause| ReleaseError::Copy { server: to.server.name.clone(), way: "to it", cause };
+        progress(run, Program::new("rsync").args(words), names, before).await.map_err(failed)
     }
 
     /// From beta beside another server's project, by an rsync on beta.
@@ -129,44 +159,40 @@ impl Releases {
         run: &Run,
         across: &Across,
         beta: &Server,
-        server: &Server,
-        release: i64,
+        to: &Stage<'_>,
         names: &[String],
+        before: Amount,
     ) -> Result<(), ReleaseError> {
         let mut words = vec!["rsync".to_owned()];
         words.extend(self.words());
         words.push(ANEW.to_owned());
-        words.push(format!("--rsh={}", across.0.for_rsync(server.host.port)));
+        words.push(format!("--rsh={}", across.0.for_rsync(to.server.host.port)));
         words.push(format!("{}/", beta.project.trim_end_matches('/')));
-        words.push(stage(server, release));
+        words.push(to.for_rsync());
         let program = self.access.command(&beta.host, words.iter().map(String::as_str));
-        let to = |cause| ReleaseError::Copy { server: server.name.clone(), way: "to it from beta", cause };
-        progress(run, program, names).await.map_err(to)
+        let failed = |cause| ReleaseError::Copy { server: to.server.name.clone(), way: "to it from beta", cause };
+        progress(run, program, names, before).await.map_err(failed)
     }
 }
 
-fn stage(server: &Server, release: i64) -> String {
-    format!("{}:{}/{}/new/", server.host.for_rsync(), server.project.trim_end_matches('/'), room(release))
-}
-
-async fn progress(run: &Run, program: Program, names: &[String]) -> Result<(), ProcessError> {
+async fn progress(run: &Run, program: Program, names: &[String], before: Amount) -> Result<(), ProcessError> {
     // In a list, what begins with `#` or `;` is a comment to rsync, NUL or not.
     let list = names.iter().flat_map(|name| b"./".iter().copied().chain(name.bytes()).chain([0])).collect();
     let mut running = program.start(true, None)?;
-    tokio::join!(feed(running.stdin.take(), list), follow(run, &mut running.stdout));
+    tokio::join!(feed(running.stdin.take(), list), follow(run, &mut running.stdout, before));
     running.end().await.result
 }
 
 /// `  1048576  50%    1.00MB/s    0:00:00 (xfr#1, to-chk=1/3)`, again and again on one line.
-async fn follow(run: &Run, stdout: &mut ChildStdout) {
+async fn follow(run: &Run, stdout: &mut ChildStdout, before: Amount) {
     let (mut piece, mut line) = (vec![0; 8192], Vec::new());
     while let Ok(count @ 1..) = stdout.read(&mut piece).await {
         for byte in &piece[..count] {
             if matches!(byte, b'\r' | b'\n') {
                 if let Some((bytes, files)) = std::str::from_utf8(&line).ok().and_then(numbers) {
                     run.progress(|progress| {
-                        progress.bytes = bytes;
-                        progress.done = files.unwrap_or(progress.done);
+                        progress.bytes = before.bytes + bytes;
+                        progress.done = files.map_or(progress.done, |files| before.files + files);
                     });
                 }
                 line.clear();

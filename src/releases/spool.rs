@@ -11,6 +11,8 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::ledger::Server;
+use super::manifest::Manifest;
+use super::staging::copied;
 use super::{ReleaseError, Releases};
 use crate::worker::Run;
 
@@ -54,7 +56,7 @@ impl Releases {
         run: &Run,
         release: i64,
         beta: &Server,
-        names: &[String],
+        manifest: &Manifest,
     ) -> Result<PathBuf, ReleaseError> {
         let (place, mark) = (self.place(release), self.place(release).join("beta.whole"));
         let into = place.join("beta");
@@ -66,7 +68,7 @@ impl Releases {
         run.info(format!("fetching the release from {}", beta.name));
         let same = place.join("developers").is_dir().then_some("../developers");
         let suspect = self.suspect(release);
-        self.pull(run, beta, &into, same, suspect.exists(), names).await?;
+        self.pull(run, beta, &into, same, suspect.exists(), &copied(manifest)).await?;
         let _ = std::fs::remove_file(suspect);
         File::create(&mark).map_err(Self::spool_error(&mark))?;
         Ok(into)

@@ -12,16 +12,20 @@
 
 use std::path::PathBuf;
 
+use super::copy::{Amount, Stage};
 use super::ledger::Server;
 use super::manifest::{Changes, Manifest, Survey, Thing};
 use super::site::{Look, entries, room};
-use super::{ReleaseError, Releases};
+use super::{Across, ReleaseError, Releases};
 use crate::worker::Run;
 
 const SWITCH: &str = include_str!("scripts/switch.sh");
 const ROLLBACK: &str = include_str!("scripts/rollback.sh");
 /// Room that is wanted beyond the files themselves: directories, second names.
 const MARGIN: u64 = 1 << 20;
+/// What is sent at once: while the next lot is sent, the one before is proven.
+const LOT_BYTES: u64 = 256 << 20;
+const LOT_FILES: usize = 20_000;
 
 /// From where files come.
 #[derive(Clone, Debug)]
@@ -30,6 +34,14 @@ pub enum Source<'a> {
     Developers(&'a Server),
     /// Beta.
     Beta(&'a Server),
+}
+
+/// How files get to a server.
+enum Way<'a> {
+    /// From this machine.
+    Spooled(PathBuf),
+    /// From beta, by its own rsync.
+    Across(&'a Across, &'a Server),
 }
 
 /// What is to be brought to a server.
@@ -111,23 +123,42 @@ impl Releases {
             progress.phase = format!("copying to {}", to.server.name);
             (progress.done, progress.total, progress.bytes) = (0, total, 0);
         });
-        let all: Vec<String> = to.manifest.0.iter().filter(|(_, thing)| is_sent(thing)).map(|(name, _)| name.clone()).collect();
-        match (from, &self.across) {
-            (Source::Beta(beta), Some(across)) => self.across(run, across, beta, to.server, to.release, &sent).await?,
-            (Source::Beta(beta), None) => {
-                let spooled = self.fetch_from_beta(run, to.release, beta, &all).await?;
-                self.push(run, &spooled, to.server, to.release, &sent).await?;
-            }
+        let way = match (from, &self.across) {
+            (Source::Beta(beta), Some(across)) => Way::Across(across, beta),
+            (Source::Beta(beta), None) => Way::Spooled(self.fetch_from_beta(run, to.release, beta, to.manifest).await?),
             (Source::Developers(developers), _) => {
-                let spooled: PathBuf = self.fetch_from_developers(run, to.release, developers, &all).await?;
-                self.push(run, &spooled, to.server, to.release, &sent).await?;
+                Way::Spooled(self.fetch_from_developers(run, to.release, developers, &copied(to.manifest)).await?)
             }
+        };
+        let stage = Stage { server: to.server, release: to.release };
+        let mut sent_before = Amount::default();
+        let mut unproven: &[String] = &[];
+        for lot in lots(to.manifest, &sent) {
+            let sending = async {
+                match &way {
+                    Way::Spooled(spooled) => self.push(run, spooled, &stage, lot, sent_before).await,
+                    Way::Across(across, beta) => self.across(run, across, beta, &stage, lot, sent_before).await,
+                }
+            };
+            tokio::try_join!(sending, self.prove(to, unproven))?;
+            sent_before.files += lot.len() as u64;
+            sent_before.bytes += lot.iter().map(|name| size(to.manifest, name)).sum::<u64>();
+            unproven = lot;
         }
-        let stage = format!("{}/{}/new", to.server.project.trim_end_matches('/'), room(to.release));
-        let arrived = self.survey(to.server, &stage, Look::Entries(&sent), None).await?;
-        let place = format!("what arrived on {}", to.server.name);
-        arrived.matches(to.manifest, Some(&sent), &place).inspect_err(|_| self.distrust(to.release))?;
+        self.prove(to, unproven).await?;
         Ok(changes)
+    }
+
+    /// Compares staged files with the manifest.
+    async fn prove(&self, to: &Delivery<'_>, names: &[String]) -> Result<(), ReleaseError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let stage = Stage { server: to.server, release: to.release }.directory();
+        let arrived = self.survey(to.server, &stage, Look::Entries(names), None).await?;
+        let place = format!("what arrived on {}", to.server.name);
+        arrived.matches(to.manifest, Some(names), &place).inspect_err(|_| self.distrust(to.release))?;
+        Ok(())
     }
 
     /// Puts staged files in their places.
@@ -171,13 +202,55 @@ impl Releases {
     }
 }
 
-fn is_sent(thing: &Thing) -> bool {
-    matches!(thing, Thing::File { .. } | Thing::Link { .. })
+/// Names of all that is copied: directories come by themselves.
+pub(super) fn copied(manifest: &Manifest) -> Vec<String> {
+    let is_copied = |thing: &Thing| matches!(thing, Thing::File { .. } | Thing::Link { .. });
+    manifest.0.iter().filter(|(_, thing)| is_copied(thing)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Parts of `names`, in their order.
+fn lots<'n>(manifest: &Manifest, names: &'n [String]) -> Vec<&'n [String]> {
+    let (mut lots, mut begin, mut bytes) = (Vec::new(), 0, 0);
+    for (at, name) in names.iter().enumerate() {
+        bytes += size(manifest, name);
+        if bytes >= LOT_BYTES || at + 1 - begin >= LOT_FILES {
+            lots.push(&names[begin..=at]);
+            (begin, bytes) = (at + 1, 0);
+        }
+    }
+    if begin < names.len() {
+        lots.push(&names[begin..]);
+    }
+    lots
 }
 
 fn size(manifest: &Manifest, name: &str) -> u64 {
     match manifest.0.get(name) {
         Some(Thing::File { size, .. }) => *size,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lots_hold_every_name_once_and_end_by_bytes_or_files() {
+        let file = |size| Thing::File { mode: 0o644, size, sha256: String::new() };
+        let named = |sizes: &[u64]| {
+            let names: Vec<String> = (0..sizes.len()).map(|n| format!("f{n:06}")).collect();
+            (Manifest(names.iter().cloned().zip(sizes.iter().map(|size| file(*size))).collect()), names)
+        };
+        let lengths = |sizes: &[u64]| {
+            let (manifest, names) = named(sizes);
+            let lots = lots(&manifest, &names);
+            assert_eq!(lots.concat(), names);
+            lots.iter().map(|lot| lot.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), Vec::<usize>::new());
+        assert_eq!(lengths(&[1, 2, 3]), [3]);
+        assert_eq!(lengths(&[1, LOT_BYTES, 3]), [2, 1]);
+        assert_eq!(lengths(&vec![0; LOT_FILES + 1]), [LOT_FILES, 1]);
     }
 }

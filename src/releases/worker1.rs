@@ -54,7 +54,7 @@ impl Releases {
                 match state {
                     ReleaseState::BetaCopying => self.to_beta(run, &release, actor).await,
                     ReleaseState::ProductionRelease => self.check_beta(&release, actor).await,
-                    _ => self.archive_first(&release, actor).await,
+                    _ => self.archive_first(run, &release, actor).await,
                 }
             };
             let worked = tokio::select! {
@@ -109,12 +109,31 @@ impl Releases {
         Ok(())
     }
 
-    async fn archive_first(&self, release: &Release, actor: &str) -> Result<(), ReleaseError> {
+    async fn archive_first(&self, run: &Run, release: &Release, actor: &str) -> Result<(), ReleaseError> {
         let server = release.backup_server.clone().unwrap_or_default();
         let server = self.ledger.server(&server).await?;
         let paths = self.ledger.paths(release.id).await?;
-        let archive = self.archive(&server, &paths).await?;
+        let early = async {
+            self.fetch_early(run, release).await;
+            Ok(())
+        };
+        let (archive, ()) = tokio::try_join!(self.archive(&server, &paths), early)?;
         self.ledger.start_copying(release.id, release.state, Some(&archive), actor).await?;
         Ok(())
+    }
+
+    /// Fetches from beta while the archive is made, so that a worker 2 of this machine finds it here.
+    async fn fetch_early(&self, run: &Run, release: &Release) {
+        if self.across.is_some() {
+            return;
+        }
+        let fetched = async {
+            let beta = self.ledger.the(Role::Beta).await?;
+            let manifest = self.ledger.manifest(release.id).await?;
+            self.fetch_from_beta(run, release.id, &beta, &manifest).await
+        };
+        if let Err(error) = fetched.await {
+            run.warn(format!("the release is not fetched yet, worker 2 will do it: {error}"));
+        }
     }
 }

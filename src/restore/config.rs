@@ -75,6 +75,8 @@ pub struct Config {
     pub start_timeout: Duration,
     /// Whether a restore that was cut off goes on incrementally.
     pub resume: bool,
+    /// How many hosts a worker restores side by side; 1: one restore at a time, whatever the hosts.
+    pub parallel: usize,
     /// Ended tasks that are kept.
     pub history: u32,
     /// Who hears of ends.
@@ -139,6 +141,7 @@ impl Config {
             start_command: command(&PROBACKUP_START_COMMAND, "start"),
             start_timeout: Duration::from_secs(keys.number(&PROBACKUP_START_TIMEOUT, 300, 1..=86_400)),
             resume: keys.flag(&PROBACKUP_RESUME, false),
+            parallel: usize::try_from(keys.number(&PROBACKUP_PARALLEL, 1, 1..=16)).unwrap_or(1),
             history: u32::try_from(keys.number(&PROBACKUP_HISTORY, 30, 1..=100_000)).unwrap_or(30),
             receivers: receivers(&keys),
             unknown: keys.unknown(),

@@ -1,7 +1,7 @@
 //! One task from its beginning to its end.
 //!
-//! Never more than one at a time: the queue is consumed sequentially, and whoever restores holds the turn in the state store
-//! besides, so that a worker that was taken for dead and is not keeps the next one waiting. Tools run on a leash, so that none
+//! Never more than one at a time, or one on each host when the configuration says so: whoever restores holds the turn in the
+//! state store, so that a worker that was taken for dead and is not keeps the next one waiting, too. Tools run on a leash, so that none
 //! outlives its worker.
 //!
 //! A run that is stopped without a cancel (the process ends, the job's lock was lost) leaves the task `in_progress`. Whoever
@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
 use super::steps::{Condition, Step};
-use super::tasks::{Status, Task, Tasks};
-use crate::state::{Lock, StateError};
+use super::tasks::{Status, Task, Tasks, Turn};
+use crate::state::StateError;
 use crate::worker::run::Stopped;
 use crate::worker::{Outcome, Run};
 use errand::{Errand, Failure};
@@ -82,10 +82,10 @@ impl Service {
     }
 
     async fn attempt(&self, run: &Run, id: &str) -> Result<Outcome> {
-        if self.promised(run, id).await?.is_none() {
+        let Some(promised) = self.promised(run, id).await? else {
             return Ok(Outcome::Refuse(format!("there is no task {id}: it was never accepted, so nothing is done")));
-        }
-        let turn = self.turn(run).await?;
+        };
+        let turn = self.turn(run, &promised.db_host).await?;
         // Another run may have ended it while we waited.
         let Some(mut task) = self.tasks().get(id).await? else {
             return Ok(Outcome::Refuse(format!("task {id} is gone")));
@@ -126,11 +126,11 @@ impl Service {
         }
     }
 
-    /// The right to restore.
-    async fn turn(&self, run: &Run) -> Result<Lock> {
+    /// The right to restore there.
+    async fn turn(&self, run: &Run, host: &str) -> Result<Turn> {
         let mut told = false;
         loop {
-            if let Some(turn) = run.unless_stopped(self.tasks().turn()).await?? {
+            if let Some(turn) = run.unless_stopped(self.tasks().turn(host, self.config.parallel == 1)).await?? {
                 return Ok(turn);
             }
             if !told {
@@ -166,7 +166,7 @@ impl Service {
     }
 
     /// Runs the steps, under the eyes of whoever may cancel.
-    async fn go(&self, run: &Run, mut task: Task, turn: Lock) -> Result<Outcome> {
+    async fn go(&self, run: &Run, mut task: Task, turn: Turn) -> Result<Outcome> {
         let stop = run.stop().child_token();
         let canceled = Arc::new(AtomicBool::new(false));
         let counter = Arc::new(Counter::default());
@@ -250,10 +250,11 @@ impl Service {
     /// # Errors
     /// When the state store does not answer.
     pub async fn bury(&self, run: &Run, id: &str, reason: &str) -> Result<bool, StateError> {
-        let Some(_turn) = self.tasks().turn().await? else { return Ok(false) };
-        let Some(mut task) = self.tasks().get(id).await?.filter(|task| task.status == Status::InProgress) else {
-            return Ok(false);
-        };
+        let begun = async || Ok::<_, StateError>(self.tasks().get(id).await?.filter(|task| task.status == Status::InProgress));
+        let Some(task) = begun().await? else { return Ok(false) };
+        let Some(_turn) = self.tasks().turn(&task.db_host, self.config.parallel == 1).await? else { return Ok(false) };
+        // Another run may have ended it meanwhile.
+        let Some(mut task) = begun().await? else { return Ok(false) };
         let condition = Condition::of(&task).told();
         let (status, told) = match (task.steps.is_done(Step::Wait) || task.steps.is_done(Step::Load), task.canceled) {
             (true, _) => (Status::Completed, None),
@@ -300,12 +301,13 @@ struct Watch {
 }
 
 impl Watch {
-    async fn keep(self, lost: CancellationToken) {
+    async fn keep(self, lost: impl Future<Output = ()> + Send) {
+        tokio::pin!(lost);
         let mut written = (0, 0);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = lost.cancelled() => {
+                () = &mut lost => {
                     tracing::error!("the turn to restore was lost with its session, so task {} stops", self.id);
                     return self.stop.cancel();
                 }

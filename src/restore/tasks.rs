@@ -26,8 +26,20 @@ static MIGRATIONS: &[Migration] = &[Migration {
     ],
 }];
 
-/// The lock of the one restore at a time.
+/// The lock of the one restore at a time; with a host's name behind it, that of the host.
 const ONE: &str = "restore";
+
+/// The right to restore on a host, until it is dropped.
+#[derive(Debug)]
+pub struct Turn(Vec<Lock>);
+
+impl Turn {
+    /// Ends when it is lost although nobody dropped it.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let locks: Vec<_> = self.0.iter().map(|lock| Box::pin(lock.lost().cancelled_owned())).collect();
+        async { drop(futures_util::future::select_all(locks).await) }
+    }
+}
 
 macro_rules! all_columns {
     () => {
@@ -344,12 +356,23 @@ impl Tasks {
         self.ready().await?.execute(FORGET, [i64::from(kept).into()]).await
     }
 
-    /// The right to restore, which one run has at a time.
+    /// The right to restore on `host`, which one run has at a time; with `alone`, while nobody has it for another host either. That
+    /// of the host is always taken, so that workers of different opinions do not meet there.
     ///
     /// # Errors
     /// As [`Tasks::ready`].
-    pub async fn turn(&self) -> Result<Option<Lock>, StateError> {
-        self.ready().await?.lock(ONE).await
+    pub async fn turn(&self, host: &str, alone: bool) -> Result<Option<Turn>, StateError> {
+        let state = self.ready().await?;
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c.to_ascii_lowercase() } else { '_' };
+        let of_host = format!("{ONE}-{}", host.chars().map(plain).collect::<String>());
+        let mut locks = Vec::new();
+        for name in alone.then_some(ONE).into_iter().chain([of_host.as_str()]) {
+            match state.lock(name).await? {
+                Some(lock) => locks.push(lock),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Turn(locks)))
     }
 }
 

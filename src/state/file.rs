@@ -107,7 +107,7 @@ impl File {
     }
 
     /// A lock on a file beside it: the system frees it when its holder ends, however that is.
-    pub(super) async fn lock(&self, name: &'static str) -> Result<Option<Flock<fs::File>>, StateError> {
+    pub(super) async fn lock(&self, name: &str) -> Result<Option<Flock<fs::File>>, StateError> {
         let path = PathBuf::from(format!("{}.{name}.lock", self.path.display()));
         let shown = path.display().to_string();
         let refused = move |reason: String| StateError::File { file: shown.clone(), reason };

@@ -24,6 +24,13 @@ pub struct Progress {
     pub rows: u64,
     /// Bytes moved so far.
     pub bytes: u64,
+    /// Bytes in all; 0 while unknown.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes_total: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A log line of a run, with fields for machines.

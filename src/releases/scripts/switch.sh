@@ -38,9 +38,9 @@ keep() {
         if [ -e "./$name" ] || [ -L "./$name" ]; then
             [ -e "$room/old/$name" ] || [ -L "$room/old/$name" ] || set -- "$@" "./$name"
         else
-            printf "%s\0" "$name" >>"$room/added-files"
+            printf "%s\0" "$name" >&3
         fi
-    done
+    done 3>>"$room/added-files"
     [ $# -eq 0 ] || cp -lP --parents -t "$room/old" -- "$@"
 }
 place() {

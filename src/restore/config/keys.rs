@@ -52,6 +52,7 @@ settings! {
     PROBACKUP_START_COMMAND "Shell line that starts it. Unset: sudo systemctl start postgresql@{pg_version}-{pg_ctl_instance}.";
     PROBACKUP_START_TIMEOUT "Seconds that a started cluster may take until it accepts connections and has left recovery; 300 when unset.";
     PROBACKUP_RESUME "`true`: a restore whose worker died goes on incrementally with what is there; `false` when unset: it becomes an error.";
+    PROBACKUP_PARALLEL "How many hosts a worker restores side by side, 1 to 16; a host is restored by one at a time. 1 when unset: one restore at a time, whatever the hosts.";
     PROBACKUP_HISTORY "Ended tasks that are kept; 30 when unset.";
     PROBACKUP_MESSAGE_HOST "Host of the chat's page: a form with the field `message` goes to http://<message_host>:8085/we.php when a task ends.";
     PROBACKUP_NOTIFY_URL "Another URL for that form.";

@@ -128,6 +128,50 @@ async fn worker_1_is_killed_at_each_of_its_steps_and_the_next_one_goes_on() {
     drop(workers);
 }
 
+/// Half an archive never has an archive's name, and another one is made before any business file changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_1_is_killed_while_it_writes_the_archive_and_another_one_is_made() {
+    let redis = RedisServer::start();
+    let fleet = fleet(&redis, 1, &[]).await;
+    fill(&fleet);
+    // Not to be compressed, so that the archive takes seconds.
+    let mut noise = vec![0_u64; 12 << 20];
+    let mut last = 0x2545_f491_4f6c_dd1d_u64;
+    for word in &mut noise {
+        last ^= last << 13;
+        last ^= last >> 7;
+        last ^= last << 17;
+        *word = last;
+    }
+    fleet.write("web1", "noise", noise.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+    let before = fleet.tree("web1");
+    let id = fleet.on_beta(&["app"]).await;
+    let verb = ["worker", "release", "release-copy"];
+    let mut workers = Workers::start(&fleet, &verb, 1, &[]);
+    bullwork(&fleet, &["release", "production", &id.to_string()]);
+    let names = || {
+        let entries = std::fs::read_dir(fleet.backups("web1")).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    while !names().iter().any(|name| name.ends_with(".part")) {
+        assert!(begun.elapsed() < SOON, "no archive was begun: {:?}", names());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    workers.kill();
+    assert_eq!(fleet.release(id).await.state, ReleaseState::ProductionBackup);
+    assert_eq!(fleet.tree("web1"), before, "no business file is touched without an archive");
+    let _workers = Workers::start(&fleet, &verb, 1, &[]);
+    reaches(&fleet, id, ReleaseState::Completed).await;
+    for name in names().iter().filter(|name| !name.starts_with('.')) {
+        let listed = std::process::Command::new("tar").arg("-tzf").arg(fleet.backups("web1").join(name)).output().unwrap();
+        assert!(listed.status.success(), "{name} is whole");
+    }
+    let archive = fleet.release(id).await.backup.unwrap();
+    let name = std::fs::read_link(fleet.backups("web1").join("site.tar.gz")).unwrap();
+    assert!(archive.contains(name.to_str().unwrap()), "{archive} is the newest: {name:?}");
+}
+
 /// The hooks hold a worker where it is killed: before the switch, and after it. What they left running ends with the test's directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_2_is_killed_at_each_of_its_steps_and_another_one_takes_the_server_over() {

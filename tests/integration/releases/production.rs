@@ -1,11 +1,15 @@
 //! From beta to the business servers: archive first, digests, waves, hooks, what is taken away.
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use bullwork::releases::ledger::Role;
 use bullwork::releases::states::{ReleaseState, ServerState};
 use bullwork::releases::worker1::Stands;
 use bullwork::releases::worker2::Worked;
+use bullwork::worker::Run;
+use bullwork::worker::run::{Progress, Record, RunSink};
+use tokio_util::sync::CancellationToken;
 
 use super::fleet::{Fleet, user};
 
@@ -259,4 +263,42 @@ async fn a_server_is_probed_for_what_it_lacks() {
     assert_eq!(line("web1"), "web1: ready");
     assert!(line("ghost").contains("host key is not pinned") || line("ghost").contains("nothing listens"), "{out}");
     assert_eq!(super::fleet::told(&fleet.bullwork(&["release", "servers", "check", "web1"])).0, Some(0));
+}
+
+/// Keeps every progress that it hears.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Progress>>);
+
+impl RunSink for Heard {
+    fn line(&self, _: &Record) {}
+
+    fn progress(&self, progress: &Progress) {
+        self.0.lock().unwrap().push(progress.clone());
+    }
+}
+
+/// A large file fills a lot of its own, so the rest is sent while it is proven, and progress goes on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_tells_files_and_bytes_over_all_that_is_sent() {
+    const LARGE: u64 = 256 << 20;
+    let fleet = Fleet::start(1).await;
+    fleet.write("dev", "app/a-large", "");
+    let large = std::fs::File::options().write(true).open(fleet.project("dev").join("app/a-large")).unwrap();
+    large.set_len(LARGE).unwrap();
+    for n in 0..20 {
+        fleet.write("dev", &format!("app/b/{n}"), vec![b'x'; 1000]);
+    }
+    let id = fleet.on_beta(&["app"]).await;
+    fleet.to_production(id, &["web1"]).await;
+    let heard = Arc::new(Heard::default());
+    let run = Run::new(serde_json::Map::new(), CancellationToken::new(), Some(heard.clone() as Arc<dyn RunSink>));
+    let worked = fleet.releases().work_at(&run, "web1").await.unwrap();
+    assert!(matches!(worked, Worked::Done(_, ReleaseState::Completed)), "{worked:?}");
+    let heard: Vec<Progress> = heard.0.lock().unwrap().iter().filter(|p| p.phase == "copying to web1").cloned().collect();
+    let first = heard.first().expect("it told something");
+    assert_eq!((first.done, first.total, first.bytes), (0, 21, 0));
+    let last = heard.last().unwrap();
+    assert_eq!((last.done, last.total, last.bytes), (21, 21, LARGE + 20_000), "{heard:?}");
+    assert!(heard.is_sorted_by_key(|p| p.bytes), "it never goes back: {heard:?}");
+    assert_eq!(std::fs::metadata(fleet.project("web1").join("app/a-large")).unwrap().len(), LARGE);
 }

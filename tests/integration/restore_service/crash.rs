@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{LIMIT, Scene};
 use crate::support::eventually;
+use crate::support::postgres::Cluster;
 
 /// Kills the worker in the middle of a restore, and sees that nothing goes on without it.
 async fn cut_off(scene: &Scene) -> String {
@@ -128,4 +129,54 @@ async fn what_was_never_promised_is_not_done() {
         .await;
     assert!(scene.calls("restore").is_empty() && scene.says().await == "before");
     assert!(!tasks.accept(id).await.unwrap(), "it cannot be promised any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stands_still_keeps_its_turn_and_ends_its_tool_when_it_wakes_up() {
+    let scene = Scene::with_clusters().await;
+    let _listener = scene.listen();
+    scene.mode("slow");
+    let sleeper = scene.work();
+    let id = scene.accepted("db_instance=main1");
+    scene.until_restoring().await;
+    sleeper.signal(Signal::SIGSTOP);
+    let _next = scene.work();
+    // The job's lock runs out, and the next one takes it; but the turn is still the sleeper's.
+    eventually("the next one waits for the turn", LIMIT, async || {
+        scene.log("worker.log").contains("waiting for another restore to end")
+    })
+    .await;
+    assert_eq!(scene.task(&id)["status"], "in_progress");
+    assert!(!scene.processes("pg_probackup").is_empty());
+    sleeper.signal(Signal::SIGCONT);
+    let task = scene.until(&id, "error").await;
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains("the target is half-restored and stopped"), "{error}");
+    eventually("its tool has ended", LIMIT, async || scene.processes("pg_probackup").is_empty()).await;
+    assert_eq!(scene.calls("restore").len(), 1, "nobody restored beside it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_store_that_goes_away_in_the_middle_ends_the_restore_and_its_record_is_true() {
+    let mut scene = Scene::with_clusters().await;
+    let mut state = Cluster::start();
+    state.create("state").await;
+    scene.environment.push(("STATE_DATABASE_URL".to_owned(), state.url("state")));
+    let _listener = scene.listen();
+    scene.mode("slow");
+    let _worker = scene.work();
+    let id = scene.accepted("db_instance=main1");
+    scene.until_restoring().await;
+    state.kill();
+    // Without its turn nobody may restore.
+    eventually("the tool has ended", LIMIT, async || scene.processes("pg_probackup").is_empty()).await;
+    let answer = scene.ask("db_instance=main1");
+    assert!(answer.starts_with("Error: "), "{answer}");
+    scene.no_mode("slow");
+    state.restart();
+    let task = scene.until(&id, "error").await;
+    assert_eq!(task["target"], "incomplete", "{task}");
+    let again = scene.accepted("db_instance=main1");
+    scene.until(&again, "completed").await;
+    assert_eq!(scene.says().await, "restored");
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{LIMIT, Scene};
 use crate::support::eventually;
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, give_to_server_user};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_run_one_after_the_other_in_their_order_whatever_is_restarted() {
@@ -74,4 +74,48 @@ async fn a_job_without_its_task_does_nothing_and_a_task_whose_job_failed_is_an_e
     .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(scene.calls("restore").is_empty() && scene.says().await == "before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_parallel_hosts_are_restored_side_by_side_and_each_by_one_at_a_time() {
+    let mut scene = Scene::with_clusters().await;
+    // The same machine by another name.
+    let known = scene.sshd.file("known_hosts");
+    let lines = std::fs::read_to_string(&known).unwrap();
+    std::fs::write(&known, format!("{lines}{}", lines.replace("127.0.0.1", "localhost"))).unwrap();
+    for name in ["pgdata/other", "pgwal/other"] {
+        std::fs::create_dir(scene.path(name)).unwrap();
+        give_to_server_user(&scene.path(name));
+    }
+    let other = json!({"db_host": "localhost", "pg_ctl_instance": "other", "pgdata": scene.path("pgdata/other")});
+    scene.config["db_host_mapping"]["other"] = other;
+    let catalogue = scene.log("backup/catalogue.json");
+    let mut instances: Vec<Value> = serde_json::from_str(&catalogue).unwrap();
+    instances.push(
+        json!({"instance": "other", "backups": [{"id": "GOOD", "status": "OK", "recovery-time": "2026-01-02 03:00:00+03"}]}),
+    );
+    std::fs::write(scene.path("backup/catalogue.json"), json!(instances).to_string()).unwrap();
+    scene.set("parallel", json!(2));
+    scene.mode("slow-validate");
+
+    let _listener = scene.listen();
+    let first = scene.accepted("db_instance=main1");
+    let second = scene.accepted("db_instance=main1");
+    let elsewhere = scene.accepted("db_instance=other");
+    // One has both places, so the other's task for the same host must wait in the third.
+    let _workers = (scene.work(), scene.work());
+    eventually("both hosts are restored", LIMIT, async || {
+        scene.calls("validate").len() == 2 && [&first, &elsewhere].into_iter().all(|id| scene.task(id)["status"] == "in_progress")
+    })
+    .await;
+    assert_eq!(scene.task(&second)["status"], "queued");
+    assert_eq!(scene.ask(&format!("cancel, id={first}")), format!("Task {first} canceled."));
+    scene.until(&first, "canceled").await;
+    scene.until(&second, "in_progress").await;
+    assert_eq!(scene.task(&elsewhere)["status"], "in_progress");
+    for id in [&second, &elsewhere] {
+        scene.ask(&format!("cancel, id={id}"));
+        scene.until(id, "canceled").await;
+    }
+    assert_eq!(scene.says().await, "before");
 }
