@@ -17,7 +17,10 @@ pub mod restore;
 pub mod schema_export;
 
 use crate::config::{Reader, Setting};
+use crate::presets::settings::DBP_REPO;
+use crate::releases::settings::RELEASE_SSH_KEY;
 use crate::replication::settings::{SOURCE_DATABASE_URL, TARGET_DATABASE_URL};
+use crate::restore::config::is_named;
 use crate::worker::{Declaration, Kind};
 
 /// Every kind, those of the nightly chain in its order.
@@ -50,12 +53,14 @@ pub fn set_up(reader: &Reader<'_>) -> Vec<&'static Declaration> {
     ALL.iter().filter(|kind| kind.is_set_up(reader)).collect()
 }
 
-/// Whether this machine replicates: it does, unless it is set up for archives alone. `DATABASE_URL` does not tell: it
+/// Whether this machine replicates: it does, unless it is set up for something else alone. `DATABASE_URL` does not tell: it
 /// names the target of the one and the source of the other.
 #[must_use]
 pub fn replicates(reader: &Reader<'_>) -> bool {
     let named = |setting: &Setting| reader.environment().get(setting.name).is_some();
-    !crate::backup::settings::wanted(reader) || named(&SOURCE_DATABASE_URL) || named(&TARGET_DATABASE_URL)
+    let else_wanted =
+        crate::backup::settings::wanted(reader) || is_named(reader) || [&RELEASE_SSH_KEY, &DBP_REPO].into_iter().any(named);
+    !else_wanted || named(&SOURCE_DATABASE_URL) || named(&TARGET_DATABASE_URL)
 }
 
 /// The names of all kinds, for messages.
@@ -148,6 +153,7 @@ mod tests {
         assert!(names(&[("DBP_REPO", "shop")]).contains(&"preset"));
         let kinds = names(&[("RELEASE_SSH_KEY", "key")]);
         assert!(kinds.contains(&"release") && kinds.contains(&"release-copy"), "{kinds:?}");
+        assert!(!kinds.contains(&"full-replication"), "releases alone: {kinds:?}");
         let server = [("DATABASE_URL", "postgres://u@h/shop"), ("BACKUP_STORE", "file:///srv/backups")];
         assert_eq!(
             names(&server),

@@ -17,6 +17,8 @@ use crate::releases::paths;
 
 /// Between two looks with --watch and --wait.
 const LOOK: Duration = Duration::from_secs(1);
+/// Then somebody who waits is told that no worker has anything in hand.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Changes that are listed one by one, of each sort.
 const LISTED: usize = 200;
 
@@ -33,6 +35,9 @@ pub(super) enum ReleaseVerb {
     Status {
         /// Number of the release
         release: Option<i64>,
+        /// List the releases, newest first
+        #[arg(long, conflicts_with_all = ["release", "watch", "json"])]
+        all: bool,
         /// Go on showing it until no worker has anything to do
         #[arg(long)]
         watch: bool,
@@ -89,6 +94,11 @@ pub(super) enum ServersVerb {
     Import {
         /// The file
         file: PathBuf,
+    },
+    /// Free a server whose rollback failed; it stays as it is
+    Free {
+        /// Its name
+        server: String,
     },
     /// Take a server off the list; nothing is changed on it
     Remove {
@@ -187,7 +197,8 @@ pub(super) async fn run(environment: &Environment, verb: ReleaseVerb) -> anyhow:
         ReleaseVerb::Servers(verb) => servers(&desk, verb).await,
         ReleaseVerb::Beta(beta) => to_beta(&desk, beta).await,
         ReleaseVerb::Production(production) => to_production(&desk, production).await,
-        ReleaseVerb::Status { release, watch, json } => status(&desk, release, watch, json).await,
+        ReleaseVerb::Status { all: true, .. } => all(&desk).await,
+        ReleaseVerb::Status { release, watch, json, .. } => status(&desk, release, watch, json).await,
         ReleaseVerb::Log { release, json } => log(&desk, release, json).await,
         ReleaseVerb::Retry(Again { release, how }) => {
             if how.dry_run {
@@ -229,6 +240,11 @@ async fn servers(desk: &Desk, verb: ServersVerb) -> anyhow::Result<ExitCode> {
             let Servers { server } = toml::from_str(&text).with_context(|| format!("reading `{}`", file.display()))?;
             desk.ledger.add_servers(&server).await?;
             eprintln!("added {} servers; `bullwork release servers check` looks whether they are ready", server.len());
+            Ok(ExitCode::SUCCESS)
+        }
+        ServersVerb::Free { server } => {
+            desk.free(&server).await?;
+            eprintln!("`{server}` is free, and as it is: the next release compares it with what it should have");
             Ok(ExitCode::SUCCESS)
         }
         ServersVerb::Remove { server } => {
@@ -306,6 +322,10 @@ async fn to_production(desk: &Desk, asked: Production) -> anyhow::Result<ExitCod
         return planned(&desk.plan_production(release, &only, order.as_deref()).await?);
     }
     desk.production(release, &only, order.as_deref(), backup_of.as_deref()).await?;
+    let left_out = desk.left_out(release).await?;
+    if !left_out.is_empty() {
+        eprintln!("left out: {}; they get it by a release of their own", left_out.join(", "));
+    }
     woken(desk, release, &format!("release {release} goes to production"), how).await
 }
 
@@ -316,13 +336,18 @@ async fn woken(desk: &Desk, release: i64, said: &str, how: How) -> anyhow::Resul
     if !how.wait {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut told = String::new();
+    let (mut told, mut since) = (String::new(), tokio::time::Instant::now());
+    let mut hinted = false;
     loop {
         let Some(status) = desk.status(Some(release)).await? else { bail!("there is no release {release} any more") };
         let line = state_line(&status);
         if line != told {
             eprintln!("{line}");
-            told = line;
+            (told, since) = (line, tokio::time::Instant::now());
+        }
+        if !hinted && since.elapsed() > PATIENCE && !desk.is_taken_up().await {
+            hinted = true;
+            eprintln!("no worker has taken it up yet: does `bullwork background` (or `worker release release-copy`) run?");
         }
         if !status.is_worked_at() {
             return Ok(outcome(&status));
@@ -382,6 +407,16 @@ fn planned(plan: &[Planned]) -> anyhow::Result<ExitCode> {
     }
     eprintln!("nothing was changed");
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn all(desk: &Desk) -> anyhow::Result<ExitCode> {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(["release", "made", "state", "rolled back"]);
+    for release in desk.ledger.releases().await? {
+        let made = format!("{} by {}", release.made_at, one_line(&release.made_by));
+        table.add_row([release.id.to_string(), made, release.state.to_string(), release.rolled_back_at.unwrap_or_default()]);
+    }
+    print(&format!("{table}\n"))
 }
 
 async fn status(desk: &Desk, release: Option<i64>, watch: bool, json: bool) -> anyhow::Result<ExitCode> {

@@ -1,9 +1,9 @@
 //! Connections, and their limits.
 //!
 //! Each connection is a task of its own, so that one that says nothing, or half a line, keeps nobody else waiting. A request ends with a
-//! newline, with the end of the input, after [`LONGEST`] bytes, or when a client that has written something is silent for
-//! [`SILENCE`]: then it has sent what it wanted to, without a newline. One that is still writing after [`PATIENCE`] is not
-//! taken for complete: half a request for a restore might be another one.
+//! newline, with the end of the input, or when a client that has written something is silent for
+//! [`SILENCE`]: then it has sent what it wanted to, without a newline. One that is still writing after [`PATIENCE`], or
+//! after [`LONGEST`] bytes, is not taken for complete: half a request for a restore might be another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,16 @@ pub async fn serve(listener: TcpListener, desk: RestoreDesk, quiet: Cancellation
         tracker.spawn(async move {
             match place {
                 Ok(_place) => face.attend(stream).await,
-                Err(_) => answer(stream, "Error: too many connections; try again").await,
+                Err(_) => {
+                    answer(
+                        stream,
+                        &format!(
+                            "Error: {CONNECTIONS} connections are being served, which is the limit; try again in {} s",
+                            PATIENCE.as_secs()
+                        ),
+                    )
+                    .await
+                }
             }
         });
     }
@@ -194,7 +203,8 @@ async fn receive(stream: &mut TcpStream) -> Received {
             Ok(Err(_)) => return Received::Nothing,
             Ok(Ok(0)) if line.is_empty() => return Received::Nothing,
             Err(_) | Ok(Ok(0)) => return Received::Request(line),
-            Ok(Ok(_)) if line.len() >= LONGEST => return Received::Request(line),
+            // Cut off, it might mean something else.
+            Ok(Ok(_)) if line.len() >= LONGEST => return Received::Part,
             Ok(Ok(_)) => {}
         }
     }

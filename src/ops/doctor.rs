@@ -6,6 +6,7 @@
 
 mod archives;
 mod databases;
+mod services;
 mod stores;
 
 use std::fmt;
@@ -17,9 +18,8 @@ use crate::jobs;
 use crate::jobs::schema_export::DB_SCHEMA_EXPORTER_ENABLED;
 use crate::postgres::client_programs::{PG_BIN, PgDump};
 
-/// What is seen on a machine that only makes or reads archives.
-const NOT_REPLICATING: &str =
-    "not set up: neither SOURCE_DATABASE_URL nor TARGET_DATABASE_URL is set, and a store for archives is";
+/// What is seen on a machine that only does something else.
+const NOT_REPLICATING: &str = "not set up: neither SOURCE_DATABASE_URL nor TARGET_DATABASE_URL is set, and something else is";
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +89,13 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
             false => (vec![Finding::good("replication", NOT_REPLICATING)], None),
         }
     };
-    let (redis, (databases, target_major), archives, stores) =
-        tokio::join!(redis(store.as_ref()), databases, archives::examine(&reader), stores::examine(&reader));
+    let (redis, (databases, target_major), archives, stores, services) = tokio::join!(
+        redis(store.as_ref()),
+        databases,
+        archives::examine(&reader),
+        stores::examine(&reader),
+        services::examine(&reader)
+    );
     let mut findings = vec![configuration(environment)];
     findings.extend(open_file(environment));
     let unknown = check::unknown(environment);
@@ -113,6 +118,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     }
     findings.extend(archives);
     findings.extend(stores);
+    findings.extend(services);
     findings
 }
 

@@ -9,7 +9,7 @@ use super::store::Store;
 use crate::config::Reader;
 use crate::jobs;
 use crate::jobs::release::{Payload, ReleaseKind};
-use crate::jobs::release_copy::CopyQueue;
+use crate::jobs::release_copy::{CopyQueue, ReleaseCopy};
 use crate::releases::ledger::{Ledger, Line, Release, Role, Server, Target};
 use crate::releases::manifest::Changes;
 use crate::releases::site::Look;
@@ -314,8 +314,17 @@ impl Desk {
     /// Has servers get back what the release replaced; which.
     ///
     /// # Errors
-    /// When there is nothing to bring back, or a later release is in the way.
+    /// When there is nothing to bring back, a later release is in the way, or a server cannot do it: then none begins.
     pub async fn rollback(&self, id: i64, only: &[String]) -> anyhow::Result<Vec<String>> {
+        if self.releases.is_some() {
+            let planned = self.plan_rollback(id, only).await?;
+            let problems: Vec<&str> = planned.iter().filter_map(|plan| plan.problem.as_deref()).collect();
+            anyhow::ensure!(
+                problems.is_empty(),
+                "nothing was begun: {}; `--only` chooses the servers that can do it",
+                problems.join("; ")
+            );
+        }
         Ok(self.ledger.want_rollback(id, only, &self.actor).await?)
     }
 
@@ -338,6 +347,37 @@ impl Desk {
             });
         }
         Ok(planned)
+    }
+
+    /// Frees a server whose rollback failed.
+    ///
+    /// # Errors
+    /// When it is not in error, or the unfinished release needs it.
+    pub async fn free(&self, server: &str) -> anyhow::Result<()> {
+        Ok(self.ledger.free(server, &self.actor).await?)
+    }
+
+    /// Business servers that a release to production leaves out.
+    ///
+    /// # Errors
+    /// When the state store fails.
+    pub async fn left_out(&self, id: i64) -> anyhow::Result<Vec<String>> {
+        let targets = self.ledger.targets(id).await?;
+        let business = self.ledger.servers().await?.into_iter().filter(|server| server.role == Role::Business);
+        let left = business.filter(|server| !targets.iter().any(|target| target.server == server.name));
+        Ok(left.map(|server| server.name).collect())
+    }
+
+    /// Whether a worker has a job of releases in hand; true where Redis does not tell.
+    pub async fn is_taken_up(&self) -> bool {
+        let Some(store) = &self.store else { return true };
+        for queue in [ReleaseKind::QUEUE, ReleaseCopy::QUEUE] {
+            match store.counts(queue).await {
+                Ok(counts) if counts.active == 0 => {}
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// Where a release stands: the one with this number, else the newest.

@@ -114,7 +114,9 @@ impl Releases {
     pub async fn stage(&self, run: &Run, from: &Source<'_>, to: &Delivery<'_>, owner: &str) -> Result<Changes, ReleaseError> {
         let changes = self.compare(to, Some(owner)).await?;
         run.info(format!("{}: {}", to.server.name, changes.summary()));
-        let sent = changes.sent();
+        let mut sent = changes.sent();
+        // The largest first: they are proven while the many small ones are sent.
+        sent.sort_by_key(|name| std::cmp::Reverse(size(to.manifest, name)));
         if sent.is_empty() {
             return Ok(changes);
         }

@@ -150,6 +150,12 @@ impl Config {
     }
 }
 
+/// Whether a configuration is named.
+#[must_use]
+pub fn is_named(reader: &Reader<'_>) -> bool {
+    reader.environment().get(PROBACKUP_CONFIG.name).is_some()
+}
+
 fn beside_program() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     program.parent().unwrap_or(Path::new(".")).join("config.json")

@@ -212,7 +212,12 @@ impl Service {
     async fn tell_success(&self, run: &Run, task: &mut Task) {
         task.steps.begin(Step::Notify, self.tasks().now());
         let _ = self.tasks().record(&task.id, &task.steps).await;
-        let done = Task { status: Status::Completed, target: Condition::of(task).word().to_owned(), ..task.clone() };
+        let done = Task {
+            status: Status::Completed,
+            target: Condition::of(task).word().to_owned(),
+            completed_at: Some(self.tasks().now()),
+            ..self.as_recorded(task).await
+        };
         self.config.receivers.tell(run, &self.cluster(task), &done).await;
         task.steps.end(super::steps::StepState::Done, self.tasks().now());
         let _ = self.tasks().record(&task.id, &task.steps).await;
@@ -224,6 +229,8 @@ impl Service {
         let begun = tokio::time::Instant::now();
         let error = error.map(crate::redact::scrub);
         let written = loop {
+            // What the store did not take before may be what tells the target's condition.
+            let _ = self.tasks().record(&task.id, &task.steps).await;
             match self.tasks().end(&task.id, Status::InProgress, status, error.as_deref()).await {
                 Ok(written) => break written,
                 Err(failed) if begun.elapsed() > WRITING => return Err(failed),
@@ -237,12 +244,21 @@ impl Service {
         task.error = error;
         task.target = Condition::of(task).word().to_owned();
         if written && status != Status::Completed {
-            self.config.receivers.tell(run, &self.cluster(task), task).await;
+            let ended = Task { target: task.target.clone(), ..self.as_recorded(task).await };
+            self.config.receivers.tell(run, &self.cluster(task), &ended).await;
         }
         if let Err(failed) = self.tasks().forget(self.config.history).await {
             run.warn(format!("the history was not shortened: {failed}"));
         }
         Ok(())
+    }
+
+    /// The task with the times and the progress that the store has.
+    async fn as_recorded(&self, task: &Task) -> Task {
+        match self.tasks().get(&task.id).await {
+            Ok(Some(recorded)) => Task { steps: task.steps.clone(), ..recorded },
+            _ => task.clone(),
+        }
     }
 
     /// Ends a task whose job is gone, if nobody performs it now; tells whether it did.

@@ -128,6 +128,9 @@ impl File {
 }
 
 fn connect(path: &std::path::Path) -> rusqlite::Result<Connection> {
+    // What is in it is nobody else's business; SQLite gives its other files the mode of this one.
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let _ = fs::File::options().create_new(true).write(true).mode(0o600).open(path);
     let connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     // Readers of one process do not wait for a writer of another; what is committed is on the disk.

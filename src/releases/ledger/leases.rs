@@ -251,6 +251,9 @@ impl Ledger {
         let touched =
             self.targets(id).await?.into_iter().filter(|target| target.touched_at.is_some()).map(|target| target.server);
         let servers: Vec<String> = touched.filter(|name| only.is_empty() || only.contains(name)).collect();
+        if let (true, Some(at)) = (servers.is_empty(), &release.rolled_back_at) {
+            return refused(format!("release {id} was rolled back at {at}: every server has what it had before"));
+        }
         if servers.is_empty() {
             return refused(format!(
                 "release {id} is {}, and has changed no file of a business server that is still as it left it",

@@ -93,10 +93,9 @@ impl Ledger {
     /// When there is none.
     pub async fn release(&self, id: i64) -> Result<Release> {
         let found = self.state.query(ONE, [id.into()]).await?;
-        found
-            .first()
-            .map(release)
-            .unwrap_or_else(|| refused(format!("there is no release {id}: `bullwork release status` lists them")))
+        found.first().map(release).unwrap_or_else(|| {
+            refused(format!("there is no release {id}: `bullwork release status` shows the newest, and `--all` lists them"))
+        })
     }
 
     /// Makes a release and begins it: `created`, then `beta_copying`, in one transaction. Its number.
@@ -121,10 +120,17 @@ impl Ledger {
         let made = self.state.all_or_nothing(statements).await?;
         match self.unfinished().await? {
             Some(own) if made => Ok(own.id),
-            Some(other) => refused(format!(
-                "release {} is {}, and there is one at a time: bring it to production, or `bullwork release abandon {}`",
-                other.id, other.state, other.id
-            )),
+            Some(other) => {
+                let (id, state) = (other.id, other.state);
+                let way_out = match state {
+                    ReleaseState::BetaDone => format!("`bullwork release production {id}`, or `abandon {id}`"),
+                    ReleaseState::BetaError | ReleaseState::ProductionError => {
+                        format!("`bullwork release retry {id}`, or `abandon {id}`")
+                    }
+                    _ => format!("wait for its end (`bullwork release status {id} --watch`), or `bullwork release cancel {id}`"),
+                };
+                refused(format!("release {id} is {state}, and there is one at a time: {way_out}"))
+            }
             // It was over in the very moment.
             None => refused("another release was in the way, and is over: try again"),
         }
@@ -268,7 +274,11 @@ impl Ledger {
             servers.iter().filter(|name| !known.iter().any(|server| server.name == **name)).collect()
         };
         let why = match (busy.is_empty(), gone.first()) {
-            (false, _) => format!("not every server is free: {}", busy.join(", ")),
+            (false, _) => format!(
+                "not every server is free: {}; a failed rollback is tried again by `bullwork release rollback`, or given up by \
+                 `bullwork release servers free`",
+                busy.join(", ")
+            ),
             (true, Some(name)) => format!("there is no business server `{name}` any more"),
             (true, None) => format!("it is {}", self.release(id).await?.state),
         };

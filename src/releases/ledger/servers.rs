@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ledger, LedgerError, Result, refused, server_state};
+use super::{Book, Ledger, LedgerError, Result, journal, refused, server_state};
 use crate::releases::states::ServerState;
 use crate::ssh::Host;
 use crate::state::{Row, Statement, Value};
@@ -118,7 +118,10 @@ impl NewServer {
             path.starts_with('/') && !path.contains(['\n', '\0']) && path.len() > 1 && !path.split('/').any(|part| part == "..")
         };
         if !absolute(&self.project) {
-            return Err(named(format!("the project directory `{}` must be an absolute path", self.project)));
+            return Err(named(format!("the project directory `{}` must be an absolute path, and not `/` itself", self.project)));
+        }
+        if self.port == 0 {
+            return Err(named("its port must be 1 to 65535".to_owned()));
         }
         let Some(archive) = &self.backup else { return Ok(()) };
         let project = self.project.trim_end_matches('/');
@@ -242,6 +245,28 @@ impl Ledger {
             taken.push("a name, or the role developers or beta, is there twice".to_owned());
         }
         refused(taken.join("; "))
+    }
+
+    /// Frees a server whose rollback failed: it stays as it is.
+    ///
+    /// # Errors
+    /// When it is not in error, or the unfinished release failed there.
+    pub async fn free(&self, name: &str, actor: &str) -> Result<()> {
+        const FREE: &str = "update release_servers set state = 'idle', problem = null where name = $1 and state = 'error' and not exists \
+                            (select 1 from releases where id = release_servers.release_id and unfinished = 1)";
+        let server = self.server(name).await?;
+        let mut statements = vec![Statement::new(FREE, [name.into()])];
+        let line = format!("{}: freed as it is", ServerState::Idle);
+        statements.extend(server.release.map(|id| journal(id, &Book::Server(name), actor, &line)));
+        if self.state.all_or_nothing(statements).await? {
+            return Ok(());
+        }
+        refused(match (server.state, server.release) {
+            (ServerState::Error, Some(id)) => format!(
+                "release {id} is unfinished, and failed at `{name}`: `bullwork release retry {id}`, or `abandon {id}`, which frees it"
+            ),
+            (state, _) => format!("server `{name}` is {state}: only one in error is freed"),
+        })
     }
 
     /// Takes a server off the list.

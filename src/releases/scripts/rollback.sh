@@ -4,12 +4,13 @@
 # $1 project directory, $2 room of the release, $3 its owner, $4 `look` to tell only
 # stdout: `-NAME` NUL for each file that goes, `~NAME` NUL for each that comes back
 #
-# May be run again after it was cut off: what is back is not in the room any more.
+# May be run again after it was cut off: what is back is not in the room any more, and when all is back, a mark stands in its place.
 set -eu
 LC_ALL=C room=$2 owner=$3
 export LC_ALL room owner
 cd -- "$1"
 if [ ! -d "$room" ]; then
+    [ ! -e "$room.back" ] || exit 0
     echo "nothing is kept of this release in $1/$room" >&2
     exit 1
 fi
@@ -19,6 +20,9 @@ added=$room/added-files
 [ -e "$added" ] || added=/dev/null
 xargs -0 -r -n 400 sh -c "$tell" tell <"$added"
 (mkdir -p -- "$room/old" && cd -- "$room/old" && find . ! -type d -printf '~%P\0')
+# shellcheck disable=SC2016
+turned='for name do [ ! -d "./$name" ] || [ -L "./$name" ] || { echo "$name is a directory now: move it away" >&2; exit 255; }; done'
+xargs -0 -r -n 400 sh -c "$turned" turned <"$added"
 [ "${4:-}" != look ] || exit 0
 mkdir -p -- "$room"
 printf '%s\n' "$owner" >"$room/owner.new"
@@ -26,11 +30,12 @@ mv -f -- "$room/owner.new" "$room/owner"
 # shellcheck disable=SC2016
 remove='
 set -eu
+i=0 list=
 for name do
-    shift
-    [ -e "$room/old/$name" ] || [ -L "$room/old/$name" ] || set -- "$@" "./$name"
+    i=$((i + 1))
+    [ -e "$room/old/$name" ] || [ -L "$room/old/$name" ] || list="$list \"./\${$i}\""
 done
-[ $# -eq 0 ] || rm -f -- "$@" || exit 255
+[ -z "$list" ] || eval "rm -f -- $list" || exit 255
 '
 xargs -0 -r -n 400 sh -c "$remove" remove <"$added"
 # From here on nothing that comes back may be taken for something added.
@@ -41,25 +46,27 @@ set -eu
 trap '\''code=$?; [ $code -eq 0 ] || exit 255'\'' EXIT
 read -r now <"$room/owner"
 [ "$now" = "$owner" ] || { echo "another worker has taken this server over" >&2; exit 1; }
-first=yes directory=
+i=0 list= directory=
 for name do
-    [ -z "$first" ] || set --
-    first=
+    i=$((i + 1))
     in=${name%/*}
     [ "$in" != "$name" ] || in=.
     if [ "$in" != "$directory" ]; then
-        [ $# -eq 0 ] || mv -f -t "./$directory" -- "$@"
-        set --
+        [ -z "$list" ] || eval "mv -f -t \"./\$directory\" -- $list"
+        list=
         directory=$in
         mkdir -p -- "./$directory"
     fi
-    set -- "$@" "$room/old/$name"
+    list="$list \"\$room/old/\${$i}\""
 done
-[ $# -eq 0 ] || mv -f -t "./$directory" -- "$@"
+[ -z "$list" ] || eval "mv -f -t \"./\$directory\" -- $list"
 '
 find "$room/old" ! -type d -printf '%P\0' | xargs -0 -r -n 400 sh -c "$place" place
 if [ -e "$room/added-directories" ]; then
     # The inner ones sort behind those that hold them. One that others use meanwhile stays.
     sort -zru -- "$room/added-directories" | xargs -0 -r rmdir -- 2>/dev/null || :
 fi
+: >"$room.back"
+# What could not be written to, neither could its copy.
+find "$room" -type d ! -perm -200 -exec chmod u+w {} +
 rm -rf -- "$room"

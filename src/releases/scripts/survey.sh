@@ -33,12 +33,14 @@ df -Pk . | {
     printf 'free %s\0' "$free"
 }
 export depth digest
+# Lists are numbers of parameters, put in at the end: a list of words is copied whole for each word that it gets.
 # shellcheck disable=SC2016 # it is a script
 look='
 set -eu
 trap '\''code=$?; [ $code -eq 0 ] || exit 255'\'' EXIT
+i=0 list=
 for name do
-    shift
+    i=$((i + 1))
     case $name in
     =*)
         name=${name#=}
@@ -51,13 +53,14 @@ for name do
         ;;
     *)
         name=${name#+}
-        if [ -e "./$name" ] || [ -L "./$name" ]; then set -- "$@" "./$name"
+        if [ -e "./$name" ] || [ -L "./$name" ]; then list="$list \"./\${$i#+}\""
         else printf -- "- 0 0\0./%s\0\0" "$name"
         fi
         ;;
     esac
 done
-[ $# -gt 0 ] || exit 0
+[ -n "$list" ] || exit 0
+eval "set -- $list"
 find "$@" $depth -printf "%y %m %s\0%p\0%l\0"
 [ -n "$digest" ] || exit 0
 find "$@" $depth -type f -print0 | xargs -0 -r -n 500 $digest

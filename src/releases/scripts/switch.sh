@@ -11,6 +11,7 @@ set -eu
 LC_ALL=C room=$2 owner=$3
 export LC_ALL room owner
 cd -- "$1"
+# Lists are numbers of parameters, put in at the end: a list of words is copied whole for each word that it gets.
 # shellcheck disable=SC2016 # it is a script
 act='
 set -eu
@@ -28,49 +29,69 @@ directories() {
         [ -d "./$name" ] && continue
         printf "%s\0" "$name" >>"$room/added-directories"
         mkdir -m "$mode" -- "./$name"
+        # Files have to get into it first.
+        [ -w "./$name" ] || { printf "%s\0" "$item" >>"$room/modes" && chmod u+w -- "./$name"; }
     done
 }
 keep() {
+    i=0 list=
     for item do
-        shift
+        i=$((i + 1))
         case $item in d*) continue ;; esac
         name=${item#?}
         if [ -e "./$name" ] || [ -L "./$name" ]; then
-            [ -e "$room/old/$name" ] || [ -L "$room/old/$name" ] || set -- "$@" "./$name"
+            [ -e "$room/old/$name" ] || [ -L "$room/old/$name" ] || list="$list \"./\${$i#?}\""
         else
             printf "%s\0" "$name" >&3
         fi
     done 3>>"$room/added-files"
-    [ $# -eq 0 ] || cp -lP --parents -t "$room/old" -- "$@"
+    [ -n "$list" ] || return 0
+    eval "cp -lP --parents -t \"\$room/old\" -- $list"
+    # They have the modes of those in the project, and more has to get into them.
+    last=
+    for item do
+        name=${item#?}
+        in=${name%/*}
+        [ "$in" != "$last" ] || continue
+        last=$in
+        [ ! -d "$room/old/$in" ] || [ -w "$room/old/$in" ] || chmod u+w -- "$room/old/$in"
+    done
 }
 place() {
-    first=yes directory=
+    i=0 list= directory=
     for item do
-        [ -z "$first" ] || set --
-        first=
+        i=$((i + 1))
         case $item in f*) name=${item#f} ;; *) continue ;; esac
         in=${name%/*}
         [ "$in" != "$name" ] || in=.
         if [ "$in" != "$directory" ]; then
-            [ $# -eq 0 ] || mv -f -t "./$directory" -- "$@"
-            set --
+            [ -z "$list" ] || eval "mv -f -t \"./\$directory\" -- $list"
+            list=
             directory=$in
         fi
-        set -- "$@" "$room/new/$name"
+        list="$list \"\$room/new/\${$i#f}\""
     done
-    [ $# -eq 0 ] || mv -f -t "./$directory" -- "$@"
+    [ -z "$list" ] || eval "mv -f -t \"./\$directory\" -- $list"
 }
 remove() {
+    i=0 list=
     for item do
-        shift
-        case $item in x*) set -- "$@" "./${item#x}" ;; esac
+        i=$((i + 1))
+        case $item in x*) list="$list \"./\${$i#x}\"" ;; esac
     done
-    [ $# -eq 0 ] || rm -f -- "$@"
+    [ -z "$list" ] || eval "rm -f -- $list"
 }
 directories "$@"
 keep "$@"
 place "$@"
 remove "$@"
 '
+# From an earlier try.
+find "$room/old" -type d ! -perm -200 -exec chmod u+w {} +
 xargs -0 -r -n 400 sh -c "$act" act
+if [ -e "$room/modes" ]; then
+    # shellcheck disable=SC2016
+    xargs -0 -r sh -c 'for item do chmod -- "${item%% *}" "./${item#* }" || exit 255; done' modes <"$room/modes"
+    rm -f -- "$room/modes"
+fi
 rm -rf -- "$room/new"

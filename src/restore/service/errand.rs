@@ -219,9 +219,17 @@ impl<'e> Errand<'e> {
         if wal_dir.as_deref().is_some_and(|wal_dir| super::super::target::overlap(wal_dir, &pgdata)) {
             return Err(Fault::Because("data and WAL directory are really the same, or lie in one another".to_owned()));
         }
+        for directory in std::iter::once(&pgdata).chain(&wal_dir) {
+            self.check_outside(target, directory).await?;
+        }
         let version = self.asked(target, &["cat", "--", &format!("{pgdata}/PG_VERSION")]).await?;
+        // Each database's own directory has a PG_VERSION, too.
+        let control = self.asked(target, &["test", "-e", &format!("{pgdata}/global/pg_control")]).await?;
         match version.as_deref().map(str::trim) {
-            Some(version) if version == self.config.pg_version => {}
+            Some(version) if version == self.config.pg_version && control.is_some() => {}
+            Some(version) if version == self.config.pg_version => {
+                self.check_remains(target, &pgdata, "global/pg_control").await?
+            }
             Some(version) => {
                 let wanted = &self.config.pg_version;
                 return Err(Fault::Because(format!(
@@ -229,7 +237,7 @@ impl<'e> Errand<'e> {
                     target.host
                 )));
             }
-            None => self.check_remains(target, &pgdata).await?,
+            None => self.check_remains(target, &pgdata, "PG_VERSION").await?,
         }
         if !work.incremental {
             self.check_room(work, &pgdata).await?;
@@ -238,8 +246,23 @@ impl<'e> Errand<'e> {
         Ok((pgdata, wal_dir))
     }
 
+    /// A directory inside of a cluster's is part of that cluster.
+    async fn check_outside(&self, target: &Target, directory: &str) -> Result<(), Fault> {
+        for above in std::path::Path::new(directory).ancestors().skip(1) {
+            let control = above.join("global/pg_control").display().to_string();
+            if self.asked(target, &["test", "-e", &control]).await?.is_some() {
+                return Err(Fault::Because(format!(
+                    "{directory} on {} lies in a cluster's data directory, {}: correct pgdata or wal_dir of the mapping",
+                    target.host,
+                    above.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A directory without a version is a target if it is empty, or if it is known to be what a restore of ours left.
-    async fn check_remains(&self, target: &Target, pgdata: &str) -> Result<(), Fault> {
+    async fn check_remains(&self, target: &Target, pgdata: &str, lacking: &str) -> Result<(), Fault> {
         let any = self.remote(target, &["find", pgdata, "-mindepth", "1", "-maxdepth", "1", "-print", "-quit"]).await?;
         if any.trim().is_empty() {
             return Ok(());
@@ -250,7 +273,7 @@ impl<'e> Errand<'e> {
             self.run.warn(format!("{pgdata} holds what an earlier restore left unfinished"));
             return Ok(());
         }
-        Err(Fault::Because(format!("{pgdata} on {} is no data directory: it has no PG_VERSION, and is not empty", target.host)))
+        Err(Fault::Because(format!("{pgdata} on {} is no data directory: it has no {lacking}, and is not empty", target.host)))
     }
 
     async fn check_room(&self, work: &Work, pgdata: &str) -> Result<(), Fault> {
