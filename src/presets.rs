@@ -150,6 +150,7 @@ impl Presets {
     }
 
     fn branch(&self) -> Result<Branch, PresetError> {
+        self.settings.store_is_there()?;
         Ok(Branch::new(self.settings.store()?, &self.settings.repo, &self.settings.branch))
     }
 
@@ -173,7 +174,10 @@ impl Presets {
             "init" => self.init(),
             "pull-and-update-local" => self.pull(run, call.list("include"), call.list("exclude")).await,
             "push-new" => self.push_new(run, name, &who, call.required("desc")).await,
-            "push-ex" => self.push_ex(run, name, &who, call.required("desc"), call.value("key")).await,
+            "push-ex" => {
+                let any_base = call.value("base").is_some();
+                self.push_ex(run, name, &who, call.required("desc"), call.value("key"), any_base).await
+            }
             "set-lock" => {
                 let key = self.set_lock(name, &who, call.required("desc"), call.value("hours")).await?;
                 run.info(format!("`{name}` is locked; its key is on standard output and stored nowhere"));
@@ -192,7 +196,7 @@ impl Presets {
             }
             "select" => self.select(run, name, call.flag("clean")).await,
             "start-app" => self.start_everything(run).await,
-            "ls" => self.list(call.required("where"), call.flag("short")).await,
+            "ls" => self.list(run, call.required("where"), call.flag("short")).await,
             "what-selected" => self.what_selected(),
             "versions" => self.versions(name).await,
             "restore-version" => self.restore_version(name, call.required("revision"), &who, call.value("key")).await,
@@ -254,7 +258,8 @@ impl Presets {
         Ok(Done { good: selected.name.is_some() && !selected.scratch, ..Done::said(said, value) })
     }
 
-    async fn list(&self, place: &str, short: bool) -> Result<Done, PresetError> {
+    async fn list(&self, run: &Run, place: &str, short: bool) -> Result<Done, PresetError> {
+        let mut good = true;
         let mut said = String::new();
         let mut value = Vec::new();
         if place == "local" {
@@ -270,7 +275,12 @@ impl Presets {
                 value.push(json!({"name": name, "revision": note.ready, "at": note.at}));
             }
         } else {
-            for (name, known) in self.branch()?.existing().await? {
+            let found = self.branch()?.existing().await?;
+            good = found.broken.is_empty();
+            for (name, error) in &found.broken {
+                run.warn(format!("`{name}` cannot be listed: {error}"));
+            }
+            for (name, known) in found.there {
                 let Some(current) = known.current() else { continue };
                 let (n, size) = (current.revision, indicatif::HumanBytes(current.size));
                 let _ = if short {
@@ -282,6 +292,6 @@ impl Presets {
             }
         }
         said.truncate(said.trim_end().len());
-        Ok(Done::said(said, Value::Array(value)))
+        Ok(Done { good, ..Done::said(said, Value::Array(value)) })
     }
 }

@@ -35,6 +35,7 @@ presets_setup() {
     programs=${CARGO_TARGET_DIR:-$root/target}/release
     [[ $programs == /* ]] || programs=$root/$programs
     make_work bench
+    mkdir "$work/store"
     local machine
     for machine in maker cluster fast; do start_machine "$machine"; done
     maker=$(<"$work/maker/port")

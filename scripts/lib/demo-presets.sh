@@ -31,6 +31,7 @@ users() { sql "$(<"$work/$1/port")" production -A -t -c "select count(*) || ' ' 
 story() {
     machine_settings=("DBP_MIGR_CMD=psql -X -q -d production -c 'alter table users add column if not exists migrated boolean default true'")
     shared=(DBP_S3_BACKET="file://$work/store" DBP_REPO=shop DBP_BRANCH=main DBP_PG_USER=owner PG_BIN="$PG_BIN")
+    mkdir "$work/store"
     title "2. Two machines"
     step=$(now_ms)
     for machine in anna boris; do start_machine "$machine"; done
@@ -69,7 +70,9 @@ story() {
     note "$(as boris get-lock name=base || true)"
     as boris select base >/dev/null 2>&1
     refused "Boris's push of what Anna locked" boris push-ex name=base desc=mine
-    expect "Anna, with the lock's key" "stored revision 2 of \`base\`" "$(as anna push-ex name=base desc='вторая версия' who=Анна key="$key" 2>/dev/null)"
+    refused "Anna's push of what she made \`changed\`" anna push-ex name=base desc=x key="$key"
+    expect "Anna, with the lock's key and base=any" "stored revision 2 of \`base\`" \
+        "$(as anna push-ex name=base desc='вторая версия' who=Анна key="$key" base=any 2>/dev/null)"
     refused "Boris's push of what he made from revision 1" boris push-ex name=base desc=mine
     expect "the log, newest on top" "вторая версия" "$(sed -n '1s/.*Анна: //p' "$work/store/shop/main/base/log.txt")"
 

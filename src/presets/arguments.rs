@@ -55,7 +55,7 @@ pub static COMMANDS: &[Spec] = &[
     Spec {
         alias: Some("update"),
         required: &["name", "desc"],
-        optional: &["who", "key"],
+        optional: &["who", "key", "base"],
         long: true,
         ..spec("push-ex", "store what the cluster holds as a preset's next revision")
     },
@@ -245,6 +245,8 @@ fn check(key: &str, value: &str) -> Result<(), String> {
         "include" | "exclude" => value.split(',').try_for_each(check_name),
         "where" if matches!(value, "local" | "s3") => Ok(()),
         "where" => Err(format!("`{}` is neither local nor s3", value.escape_default())),
+        "base" if value == "any" => Ok(()),
+        "base" => Err(format!("`{}` is not any", value.escape_default())),
         "hours" | "revision" | "keep" => match value.parse::<u32>() {
             Ok(number) if number > 0 && number <= 1_000_000 => Ok(()),
             _ => Err(format!("`{}` is no whole number from 1", value.escape_default())),

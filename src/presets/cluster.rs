@@ -23,6 +23,9 @@ const EFFECT: Duration = Duration::from_secs(20);
 /// One question to the application.
 const QUESTION: Duration = Duration::from_secs(10);
 
+/// What our sessions call themselves, after `bullwork: `.
+pub(super) const PURPOSE: &str = "presets";
+
 /// Databases that presets are made of; templates of ours are none.
 pub(super) const DATABASES: &str = "select datname::text, datistemplate from pg_database
     where datname not in ('postgres', 'template0', 'template1') order by 1";
@@ -98,7 +101,7 @@ impl<'a> Cluster<'a> {
         while let Some(pid) = self.postmaster() {
             if begun.elapsed() > EFFECT {
                 return Err(PresetError::Refused(format!(
-                    "PostgreSQL still runs (process {pid} in {}) though {} ended well; nothing was changed",
+                    "PostgreSQL still runs (process {pid} in {}) though {} ended well",
                     self.settings.data_directory.display(),
                     DBP_PG_STOP_CMD.name
                 )));
@@ -117,9 +120,9 @@ impl<'a> Cluster<'a> {
             self.shell(&self.settings.start, None, Vec::new(), "DBP_PG_START_CMD").await?;
         }
         let begun = Instant::now();
-        loop {
+        let session = loop {
             let error = match self.run.unless_stopped(self.session()).await? {
-                Ok(_) => break,
+                Ok(session) => break session,
                 Err(error) => error,
             };
             // A password that is wrong stays wrong.
@@ -130,11 +133,47 @@ impl<'a> Cluster<'a> {
                 )));
             }
             self.run.unless_stopped(tokio::time::sleep(PAUSE)).await?;
-        }
+        };
+        self.check_directory(&session).await?;
         if !running {
             self.run.info("PostgreSQL is started");
         }
         Ok(())
+    }
+
+    /// Refuses when there is no data directory, or the server that answers has another one. A killed `select` leaves a whole one: it is
+    /// exchanged in one step.
+    pub(super) async fn check_place(&self) -> Result<(), PresetError> {
+        let data = &self.settings.data_directory;
+        if !data.join("PG_VERSION").is_file() {
+            return Err(PresetError::Refused(format!(
+                "DBP_PG_DATA_DIR={} is no data directory of PostgreSQL: there is no PG_VERSION in it; set it to that of the cluster which {} starts",
+                data.display(),
+                DBP_PG_START_CMD.name
+            )));
+        }
+        match self.run.unless_stopped(self.session()).await? {
+            Ok(session) => self.check_directory(&session).await,
+            // It need not run yet; that it does not start is told when it is started.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn check_directory(&self, session: &Connection) -> Result<(), PresetError> {
+        let sql = "select setting from pg_settings where name = 'data_directory'";
+        let found = session.query_opt(sql, &[]).await.doing(|| "asking for the data directory".to_owned())?;
+        // Only superusers are told, which `check` asks for.
+        let Some(found) = found.map(|row| PathBuf::from(row.get::<_, String>(0))) else { return Ok(()) };
+        let said = &self.settings.data_directory;
+        let same = found == *said || found.canonicalize().is_ok_and(|found| said.canonicalize().is_ok_and(|said| said == found));
+        if same || said.as_os_str().is_empty() {
+            return Ok(());
+        }
+        Err(PresetError::Refused(format!(
+            "the server at DBP_PG_HOST and DBP_PG_PORT has its data in {}, not in DBP_PG_DATA_DIR={}; one of them is of another cluster",
+            found.display(),
+            said.display()
+        )))
     }
 
     /// Stops the application.
@@ -177,20 +216,24 @@ impl<'a> Cluster<'a> {
 
     /// A session in `postgres`; in `template1` where a killed command left no `postgres`.
     pub(super) async fn session(&self) -> Result<Connection, PresetError> {
-        let server = self.settings.server()?;
-        match server.connect("presets").await {
-            Err(error) if error.to_string().contains("SQLSTATE 3D000") => {
-                Ok(server.named("template1").connect("presets").await?)
-            }
+        match self.session_in("postgres").await {
+            Err(error) if error.to_string().contains("SQLSTATE 3D000") => Ok(self.session_in("template1").await?),
             other => Ok(other?),
         }
+    }
+
+    /// One that may write, also where somebody had databases or roles be read only by default.
+    async fn session_in(&self, database: &str) -> Result<Connection, PresetError> {
+        let session = self.settings.server()?.named(database).connect(PURPOSE).await?;
+        session.batch_execute("set default_transaction_read_only = off").await.doing(|| "beginning a session".to_owned())?;
+        Ok(session)
     }
 
     /// Looks at what can be looked at before anything is changed.
     pub(super) async fn check(&self) -> Result<(), PresetError> {
         let session = self.session().await?;
-        let sql = "select rolsuper, (select count(*) from pg_tablespace where oid >= 16384), pg_is_in_recovery(),
-            current_setting('data_directory', true) from pg_roles where rolname = current_user";
+        let sql = "select rolsuper, (select count(*) from pg_tablespace where oid >= 16384), pg_is_in_recovery()
+            from pg_roles where rolname = current_user";
         let row = session.query_one(sql, &[]).await.doing(|| "asking who we are".to_owned())?;
         let refused = |text: &str| Err(PresetError::Refused(text.to_owned()));
         if !row.get::<_, bool>(0) {
@@ -205,17 +248,23 @@ impl<'a> Cluster<'a> {
         if server_major(&session).await? < 13 {
             return refused("the cluster's PostgreSQL is older than 13, which presets need");
         }
-        let (found, said): (Option<String>, _) = (row.get(3), &self.settings.data_directory);
-        if let Some(found) = found
-            && !said.as_os_str().is_empty()
-            && Path::new(&found).canonicalize().ok() != said.canonicalize().ok()
-        {
-            return Err(PresetError::Refused(format!(
-                "the server at DBP_PG_HOST and DBP_PG_PORT has its data in {found}, not in DBP_PG_DATA_DIR={}; one of them is of another cluster",
-                said.display()
-            )));
+        self.check_directory(&session).await
+    }
+
+    /// Refuses when a dump would leave a database out: `pg_dumpall` passes over those that nobody may connect to, and says nothing.
+    pub(super) async fn check_whole(&self) -> Result<(), PresetError> {
+        let session = self.session().await?;
+        let sql = "select datname::text from pg_database where not datallowconn and datname <> 'template0' order by 1";
+        let rows = session.query(sql, &[]).await.doing(|| "listing databases".to_owned())?;
+        let names: Vec<String> = rows.iter().map(|row| row.get(0)).filter(|name: &String| !super::fast::is_ours(name)).collect();
+        if names.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        Err(PresetError::Refused(format!(
+            "nobody may connect to `{}`, so a dump would leave that out; run: alter database {} allow_connections true (or drop it)",
+            names.join("`, `"),
+            quote_identifier(&names[0])
+        )))
     }
 
     /// Ends everybody's sessions and drops every database and role but the ones that a cluster has from the start. With template
@@ -243,17 +292,15 @@ impl<'a> Cluster<'a> {
             ran(&session, &format!("drop database if exists {name} with (force)")).await?;
         }
         // Created anew, they own nothing that would keep a role.
-        let server = self.settings.server()?;
-        let at = |name: &'static str| async move { server.named(name).connect("presets").await };
         let in_template = self.is_in_template(&session).await?;
         let session = if in_template {
             session
         } else {
             self.renew(session, "template1").await?;
-            at("template1").await?
+            self.session_in("template1").await?
         };
         self.renew(session, "postgres").await?;
-        let session = at("postgres").await?;
+        let session = self.session_in("postgres").await?;
         if !fast {
             let sql = "select string_agg(quote_ident(rolname), ', ') from pg_roles
                 where oid <> 10 and rolname <> current_user and rolname !~ '^pg_'";
@@ -300,7 +347,7 @@ impl<'a> Cluster<'a> {
             }
         };
         let patience = self.settings.patience;
-        match tokio::time::timeout(patience, self.local.alone(self.run, program, Some(&self.log))).await {
+        match tokio::time::timeout(patience, self.local.alone(self.run, "/bin/sh", program, Some(&self.log))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(AloneError::Stopped(stopped))) => Err(stopped.into()),
             Ok(Err(error)) => {

@@ -18,6 +18,7 @@ use super::{PresetError, fast};
 use crate::postgres::client_programs::{PgDump, Psql};
 use crate::postgres::{Doing, server_major};
 use crate::process::Running;
+use crate::redact::Secret;
 
 /// Longest line that is looked at before the databases; a role's comment may be long.
 const LINE: usize = 4 << 20;
@@ -51,7 +52,9 @@ impl Cluster<'_> {
         let mut filter = Filter::new(self.roles().await?, self.settings.user.clone());
         let psql = Psql::find(self.settings.programs.as_deref(), dump_version.unwrap_or("0")).await?;
         let arguments = ["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--file=-"];
-        let mut running = psql.program(server).args(arguments).start(true, None)?;
+        // A database that is read only by default is so from its first `\connect` on, before its tables are made.
+        let writing = [("PGOPTIONS", Secret::unremembered("-c default_transaction_read_only=off"))];
+        let mut running = psql.program(server).secret_env(writing).args(arguments).start(true, None)?;
         let mut bytes = 0;
         let fed = async {
             while let Some(piece) = opened.next().await? {

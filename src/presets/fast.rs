@@ -11,12 +11,12 @@
 //! takes milliseconds, and the next copy is made when everything runs again. Whenever a `select` is killed the old preset is there or the new one. Roles
 //! are the cluster's: those of all presets are there at once, and the databases `postgres` and `template1` belong to none of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::cluster::{Cluster, DATABASES};
+use super::cluster::{Cluster, DATABASES, PURPOSE};
 use super::local::{Local, Note, Template};
 use super::{PresetError, hex};
 use crate::postgres::{Connection, Doing, PostgresError, explain, quote_identifier, quote_literal, server_major};
@@ -25,6 +25,16 @@ use crate::postgres::{Connection, Doing, PostgresError, explain, quote_identifie
 pub(super) const PREFIX: &str = "bullwork_";
 /// How often sessions are ended and names changed, while new sessions come.
 const TRIES: u32 = 20;
+
+/// How long the rest of a killed command is waited for.
+const REST: Duration = Duration::from_secs(60);
+
+/// Whether a database of that name came up at this moment, by a killed command that the server goes on with: 42P04, or 23505 when
+/// both were at it.
+fn is_taken(error: &PostgresError) -> bool {
+    let text = error.to_string();
+    text.contains("SQLSTATE 42P04") || text.contains("SQLSTATE 23505")
+}
 
 /// Whether a database is ours, whatever it is for.
 pub(super) fn is_ours(name: &str) -> bool {
@@ -109,33 +119,48 @@ impl Cluster<'_> {
         let session = self.session().await?;
         let strategy = if server_major(&session).await? >= 15 { " strategy file_copy" } else { "" };
         for Template { template, .. } in &note.templates {
-            let (next, part) = (copy(template, "next"), copy(template, "part"));
-            let sql = "select from pg_database where datname = $1";
-            if session.query_opt(sql, &[&next]).await.doing(|| "listing databases".to_owned())?.is_some() {
-                continue;
+            let begun = Instant::now();
+            loop {
+                match self.copy_template(&session, template, strategy).await {
+                    Err(PresetError::Postgres(error)) if is_taken(&error) && begun.elapsed() < REST => {
+                        self.run.unless_stopped(tokio::time::sleep(Duration::from_millis(200))).await?;
+                    }
+                    other => break other?,
+                }
             }
-            drop(&session, &part).await?;
-            let made = format!("create database {} template {}{strategy}", quote_identifier(&part), quote_identifier(template));
-            self.run.unless_stopped(ran(&session, &made)).await??;
-            // A copy has its maker's rights and no settings; it is ready when it has the template's.
-            let (template, next, part) = (quote_literal(template), quote_literal(&next), quote_literal(&part));
-            ran(
-                &session,
-                &format!(
-                    "do $do$ begin
-                        execute (select format('alter database %I owner to %I', {part}, rolname)
-                            from pg_database d join pg_roles r on r.oid = d.datdba where datname = {template});
-                        update pg_database n set datacl = t.datacl, datconnlimit = t.datconnlimit
-                            from pg_database t where n.datname = {part} and t.datname = {template};
-                        insert into pg_db_role_setting select n.oid, setrole, setconfig from pg_db_role_setting s
-                            join pg_database t on t.oid = s.setdatabase, pg_database n where t.datname = {template} and n.datname = {part};
-                        execute format('alter database %I rename to %I', {part}, {next});
-                    end $do$"
-                ),
-            )
-            .await?;
         }
         Ok(())
+    }
+
+    /// Makes the copy of one template, unless it is there.
+    async fn copy_template(&self, session: &Connection, template: &str, strategy: &str) -> Result<(), PresetError> {
+        let (next, part) = (copy(template, "next"), copy(template, "part"));
+        let sql = "select from pg_database where datname = $1";
+        if session.query_opt(sql, &[&next]).await.doing(|| "listing databases".to_owned())?.is_some() {
+            return Ok(());
+        }
+        // The server goes on with what a killed command asked for; nobody waits for that any more.
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where pid <> pg_backend_pid() and application_name = $1 and starts_with(query, $2)";
+        let (ours, making) = (format!("bullwork: {PURPOSE}"), format!("create database \"{PREFIX}part_"));
+        session.query_one(end, &[&ours, &making]).await.doing(|| "ending what a killed command left".to_owned())?;
+        drop(session, &part).await?;
+        let made = format!("create database {} template {}{strategy}", quote_identifier(&part), quote_identifier(template));
+        self.run.unless_stopped(ran(session, &made)).await??;
+        // A copy has its maker's rights and no settings; it is ready when it has the template's.
+        let (template, next, part) = (quote_literal(template), quote_literal(&next), quote_literal(&part));
+        let finished = format!(
+            "do $do$ begin
+                execute (select format('alter database %I owner to %I', {part}, rolname)
+                    from pg_database d join pg_roles r on r.oid = d.datdba where datname = {template});
+                update pg_database n set datacl = t.datacl, datconnlimit = t.datconnlimit
+                    from pg_database t where n.datname = {part} and t.datname = {template};
+                insert into pg_db_role_setting select n.oid, setrole, setconfig from pg_db_role_setting s
+                    join pg_database t on t.oid = s.setdatabase, pg_database n where t.datname = {template} and n.datname = {part};
+                execute format('alter database %I rename to %I', {part}, {next});
+            end $do$"
+        );
+        Ok(ran(session, &finished).await?)
     }
 
     /// Gives the copies the databases' names, all at once.

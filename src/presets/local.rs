@@ -152,10 +152,12 @@ impl Local {
         self.presets.join("commands.log")
     }
 
-    /// A program whose work two must never do at once: it holds a lock of its own, which outlives us when we are killed.
+    /// A program whose work two must never do at once: it holds a lock of its own, which outlives us when we are killed. `name` is what
+    /// it is called in errors.
     pub(super) async fn alone(
         &self,
         run: &Run,
+        name: &str,
         program: impl Fn(Program) -> Program,
         log: Option<&Path>,
     ) -> Result<(), AloneError> {
@@ -172,6 +174,9 @@ impl Local {
                 // Ours are excluded by the lock on the presets: this is the rest of a command that was killed.
                 Err(ProcessError::Failed { status, .. }) if status == TAKEN_STATUS && begun.elapsed() < ORPHAN => {
                     run.unless_stopped(tokio::time::sleep(Duration::from_millis(200))).await?;
+                }
+                Err(ProcessError::Failed { status, code, stderr, .. }) => {
+                    return Err(ProcessError::Failed { program: name.to_owned(), status, code, stderr }.into());
                 }
                 other => return Ok(other?),
             }
@@ -258,6 +263,20 @@ impl Local {
                 current.revision
             ))),
         }
+    }
+
+    /// Refuses when the cluster is known to hold another preset than `name`. What was filled by hand is nobody's, and may become any one's.
+    pub(super) fn check_holds(&self, name: &str) -> Result<(), PresetError> {
+        let selected = self.selected()?;
+        let Some(held) = selected.name.filter(|held| held != name || selected.of != self.of) else { return Ok(()) };
+        // What a pull left is refused for itself, whatever had been selected before.
+        if selected.scratch {
+            return Ok(());
+        }
+        Err(PresetError::Refused(format!(
+            "the cluster holds `{held}` (revision {} of {}), not `{name}` of {}; select {name} first, push-new it under a new name, or say base=any to store it as `{name}` all the same",
+            selected.revision, selected.of, self.of
+        )))
     }
 
     /// Removes files that a killed command left on their way, but `kept`.

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::PresetError;
-use super::local::Local;
+use super::local::{AloneError, Local};
 use crate::process::Program;
 use crate::worker::Run;
 
 /// The directory beside `data` that it changes places with.
 pub(super) fn spare(data: &Path) -> Result<PathBuf, PresetError> {
     let doing = |e| PresetError::file(&format!("looking at DBP_PG_DATA_DIR={}", data.display()), e);
-    let data = if data.exists() { data.canonicalize().map_err(doing)? } else { data.to_owned() };
+    let data = data.canonicalize().map_err(doing)?;
     let name = data.file_name().unwrap_or_default().to_string_lossy();
     Ok(data.with_file_name(format!("{name}.bullwork-spare")))
 }
@@ -37,14 +37,15 @@ pub(super) async fn prepare(run: &Run, local: &Local, snapshot: &Path, spare: &P
             return Err(PresetError::file(&format!("removing {}", spare.display()), error));
         }
         let copy = |program: Program| program.args(["cp", "-a", "--reflink=always", "-T"]).args([snapshot, spare]);
-        local.alone(run, copy, None).await?;
+        local.alone(run, "cp", copy, None).await.map_err(|error| full(error, snapshot, spare))?;
     } else {
+        room(snapshot, spare).await?;
         let mut from = snapshot.as_os_str().to_owned();
         from.push("/");
         let copy = |program: Program| {
             program.args(["rsync", "-a", "--delete", "--modify-window=-1", "--"]).args([from.as_os_str(), spare.as_os_str()])
         };
-        local.alone(run, copy, None).await?;
+        local.alone(run, "rsync", copy, None).await.map_err(|error| full(error, snapshot, spare))?;
     }
     // What shows after a power cut must be what was copied.
     let place = spare.to_owned();
@@ -54,6 +55,63 @@ pub(super) async fn prepare(run: &Run, local: &Local, snapshot: &Path, spare: &P
     });
     let synced = synced.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
     synced.map_err(|e| PresetError::file(&format!("writing {}", spare.display()), e))
+}
+
+/// Refuses when the copy takes more than there is: what is in the spare directory already is written over.
+async fn room(snapshot: &Path, spare: &Path) -> Result<(), PresetError> {
+    let (from, to) = (snapshot.to_owned(), spare.to_owned());
+    let looked = tokio::task::spawn_blocking(move || {
+        let needed = bytes_below(&from)?.saturating_sub(bytes_below(&to)?);
+        let place = if to.exists() { &to } else { to.parent().unwrap_or(&to) };
+        let stat = nix::sys::statvfs::statvfs(place)?;
+        Ok::<_, std::io::Error>((needed, stat.blocks_available() * stat.fragment_size()))
+    });
+    let looked = looked.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    let (needed, free) =
+        looked.map_err(|e| PresetError::file(&format!("looking for room for a copy at {}", spare.display()), e))?;
+    if needed <= free {
+        return Ok(());
+    }
+    Err(PresetError::Refused(format!(
+        "there is no room for a copy at {}: it takes {needed} bytes more, and {free} are free; the cluster is as it was; make room and select again",
+        spare.display()
+    )))
+}
+
+/// What the files below take on disk; nothing where there is no directory.
+fn bytes_below(directory: &Path) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut bytes, mut open) = (0, vec![directory.to_owned()]);
+    while let Some(path) = open.pop() {
+        let entries = match std::fs::read_dir(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            if found.is_dir() {
+                open.push(entry.path());
+            } else {
+                bytes += found.blocks() * 512;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Half a copy on a full disk is in everybody's way, and is removed.
+fn full(error: AloneError, snapshot: &Path, spare: &Path) -> PresetError {
+    let text = error.to_string();
+    if !["No space left on device", "Disk quota exceeded"].iter().any(|words| text.contains(words)) {
+        return error.into();
+    }
+    let _ = std::fs::remove_dir_all(spare);
+    PresetError::Refused(format!(
+        "there is no room for a copy of {} at {}, which was removed; the cluster is as it was; make room and select again ({text})",
+        snapshot.display(),
+        spare.display()
+    ))
 }
 
 /// Whether files there share their blocks: tried on one.
@@ -67,13 +125,9 @@ async fn reflinks(snapshot: &Path, spare: &Path) -> bool {
 
 /// Has both change names.
 pub(super) fn exchange(spare: &Path, data: &Path) -> Result<(), PresetError> {
-    let target = if data.exists() { data.canonicalize() } else { Ok(data.to_owned()) };
-    let target = target.map_err(|e| PresetError::file(&format!("looking at {}", data.display()), e))?;
-    let done = if target.exists() {
-        renameat2(AT_FDCWD, spare, AT_FDCWD, target.as_path(), RenameFlags::RENAME_EXCHANGE).map_err(std::io::Error::from)
-    } else {
-        std::fs::rename(spare, &target)
-    };
+    let target = data.canonicalize().map_err(|e| PresetError::file(&format!("looking at {}", data.display()), e))?;
+    let done = renameat2(AT_FDCWD, spare, AT_FDCWD, target.as_path(), RenameFlags::RENAME_EXCHANGE);
+    let done = done.map_err(std::io::Error::from);
     let synced = done.and_then(|()| std::fs::File::open(target.parent().unwrap_or(&target))?.sync_all());
     synced.map_err(|e| {
         let hint = "DBP_PG_DATA_DIR must be a directory beside which another one can stand, not a mount point itself";

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::cluster::Cluster;
 use super::local::{Local, Note};
-use super::remote::{Branch, Known, Revision, now};
+use super::remote::{Branch, Deleted, Existing, Revision, now};
 use super::sealed::{self, Key, Opened};
 use super::settings::Mode;
 use super::{Done, PresetError, Presets, hex};
@@ -26,20 +26,23 @@ const PIECE: usize = 256 << 10;
 /// Chooses from what there is; a name that is none of it is an error.
 pub(super) fn chosen(
     branch: &Branch,
-    there: Vec<(String, Known)>,
+    mut found: Existing,
     include: Option<&[&str]>,
     exclude: Option<&[&str]>,
-) -> Result<Vec<(String, Known)>, PresetError> {
-    if there.is_empty() {
+) -> Result<Existing, PresetError> {
+    let names: Vec<&str> =
+        found.there.iter().map(|(name, _)| name).chain(found.broken.iter().map(|(name, _)| name)).map(String::as_str).collect();
+    if names.is_empty() {
         return Err(PresetError::Refused(format!("there are no presets in {}", branch.shown())));
     }
-    let unknown: Vec<&str> =
-        include.iter().flat_map(|l| l.iter()).filter(|name| !there.iter().any(|(n, _)| n == *name)).copied().collect();
+    let unknown: Vec<&str> = include.iter().flat_map(|l| l.iter()).filter(|name| !names.contains(*name)).copied().collect();
     if !unknown.is_empty() {
         return Err(PresetError::Refused(format!("there is no preset `{}` in {}", unknown.join("`, `"), branch.shown())));
     }
     let wanted = |name: &str| include.is_none_or(|l| l.contains(&name)) && !exclude.is_some_and(|l| l.contains(&name));
-    Ok(there.into_iter().filter(|(name, _)| wanted(name)).collect())
+    found.there.retain(|(name, _)| wanted(name));
+    found.broken.retain(|(name, _)| wanted(name));
+    Ok(found)
 }
 
 /// A preset that is to be brought up to date.
@@ -59,14 +62,30 @@ impl Presets {
         let settings = &self.settings;
         let (branch, key) = (self.branch()?, self.key()?);
         run.progress(|p| "ask the store".clone_into(&mut p.phase));
-        let there = run.unless_stopped(branch.existing()).await??;
-        let there = chosen(&branch, there, include.as_deref(), exclude.as_deref())?;
+        let found = run.unless_stopped(branch.existing()).await??;
         let local = Local::open(settings)?;
+        for (name, Deleted { at, who, what }) in &found.deleted {
+            if local.note(name)?.is_some_and(|note| note.ready > 0) {
+                run.warn(format!(
+                    "`{name}` was deleted by {who} at {at} ({what}); what is ready of it here stays, and can be selected"
+                ));
+            }
+        }
+        let found = chosen(&branch, found, include.as_deref(), exclude.as_deref())?;
         let _held = local.hold()?;
         let cluster = Cluster::new(settings, run, &local);
 
+        let mut failed: Vec<(String, PresetError)> = Vec::new();
+        let total = found.broken.len();
+        for (name, error) in found.broken {
+            tell(run, &mut failed, &name, error)?;
+        }
+        if found.there.is_empty() && total > 0 {
+            // There is nothing to do that anything had to be stopped for.
+            return Err(failure(&failed, total, &[]));
+        }
         let mut tasks = Vec::new();
-        for (name, known) in there {
+        for (name, known) in found.there {
             let Some(revision) = known.current().cloned() else { continue };
             let note = local.note(&name)?.unwrap_or_default();
             let kept = match settings.mode {
@@ -87,8 +106,7 @@ impl Presets {
         }
         cluster.stop_app().await?;
 
-        let total = tasks.len();
-        let mut failed: Vec<(String, PresetError)> = Vec::new();
+        let total = total + tasks.len();
         let mut ready = Vec::new();
         for (n, task) in tasks.into_iter().enumerate() {
             run.progress(|p| (p.done, p.total) = (n as u64, total as u64));
@@ -126,16 +144,23 @@ impl Presets {
                 .map(|task| task.file.clone())
                 .collect::<Vec<_>>(),
         )?;
-        cluster.stop().await?;
+        let stopped = match cluster.stop().await {
+            Err(error @ PresetError::Stopped(_)) => return Err(error),
+            Err(error) if begun => Err(PresetError::Refused(format!(
+                "{error}; updated: {}; the cluster holds what the pull left, which is nobody's preset; stop it, or select a preset",
+                if updated.is_empty() { "none".to_owned() } else { updated.join(", ") }
+            ))),
+            Err(error) => Err(PresetError::Refused(format!("{error}; the cluster holds what it held"))),
+            Ok(()) => Ok(()),
+        };
         if !failed.is_empty() {
-            let told: Vec<String> = failed.iter().map(|(name, error)| format!("`{name}`: {error}")).collect();
-            return Err(PresetError::Refused(format!(
-                "{} of {total} presets failed and stay as they were, {} were updated: {}",
-                failed.len(),
-                updated.len(),
-                told.join("; ")
-            )));
+            let failure = failure(&failed, total, &updated);
+            return Err(match stopped {
+                Err(error) => PresetError::Refused(format!("{failure}; and {error}")),
+                Ok(()) => failure,
+            });
         }
+        stopped?;
         let said =
             if updated.is_empty() { "everything is up to date".to_owned() } else { format!("updated: {}", updated.join(", ")) };
         Ok(Done::said(said, json!({"updated": updated})))
@@ -211,6 +236,17 @@ fn tell(run: &Run, failed: &mut Vec<(String, PresetError)>, name: &str, error: P
     run.warn(format!("`{name}` failed: {error}"));
     failed.push((name.to_owned(), error));
     Ok(())
+}
+
+/// What is told in the end when some failed.
+fn failure(failed: &[(String, PresetError)], total: usize, updated: &[String]) -> PresetError {
+    let told: Vec<String> = failed.iter().map(|(name, error)| format!("`{name}`: {error}")).collect();
+    PresetError::Refused(format!(
+        "{} of {total} presets failed and stay as they were, {} were updated: {}",
+        failed.len(),
+        updated.len(),
+        told.join("; ")
+    ))
 }
 
 /// Fetches a revision's object into the new file `to`; exactly the bytes that the pointer tells.

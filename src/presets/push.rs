@@ -56,6 +56,7 @@ impl Presets {
         who: &str,
         what: &str,
         lock_key: Option<&str>,
+        any_base: bool,
     ) -> Result<Done, PresetError> {
         let (branch, key, local) = (self.branch()?, self.key()?, Local::open(&self.settings)?);
         let _held = local.hold()?;
@@ -63,6 +64,9 @@ impl Presets {
         let (known, current) = branch.present(name).await?;
         lock::check(&branch, name, lock_key).await?;
         local.check_base(name, &current)?;
+        if !any_base {
+            local.check_holds(name)?;
+        }
         if current.key_id != key.id {
             return Err(PresetError::Refused(format!(
                 "`{name}` is encrypted for another key than that in {}; take the branch's key",
@@ -100,7 +104,7 @@ impl Presets {
                 branch.shown()
             )));
         }
-        let others = branch.existing().await?;
+        let others = branch.existing().await?.there;
         if !others.is_empty() && !others.iter().any(|(_, known)| known.current().is_some_and(|current| current.key_id == key.id))
         {
             return Err(PresetError::Refused(format!(
@@ -146,6 +150,7 @@ impl Presets {
         }
         let cluster = Cluster::new(&self.settings, run, local);
         cluster.check().await?;
+        cluster.check_whole().await?;
         local.tidy(&[])?;
         let tools = cluster.tools().await?;
         push.dump_version = Some(tools.version.clone());

@@ -31,7 +31,9 @@ impl Presets {
         let _held = local.hold()?;
         local.tidy(&[])?;
         let (mut done, mut failed) = (Vec::new(), Vec::new());
-        for (name, known) in pull::chosen(&branch, branch.existing().await?, include.as_deref(), exclude.as_deref())? {
+        let found = pull::chosen(&branch, branch.existing().await?, include.as_deref(), exclude.as_deref())?;
+        failed.extend(found.broken.into_iter().map(|(name, error)| format!("`{name}`: {error}")));
+        for (name, known) in found.there {
             if known.current().is_none_or(|current| current.key_id == new.id) {
                 continue;
             }

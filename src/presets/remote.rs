@@ -97,6 +97,15 @@ impl Known {
     }
 }
 
+/// The presets of a branch, each by its name.
+#[derive(Debug, Default)]
+pub(super) struct Existing {
+    pub(super) there: Vec<(String, Known)>,
+    pub(super) deleted: Vec<(String, Deleted)>,
+    /// Why the pointer cannot be used.
+    pub(super) broken: Vec<(String, PresetError)>,
+}
+
 /// Whether somebody else was first.
 pub(super) fn lost(error: &StorageError) -> bool {
     matches!(error.fault, Fault::AlreadyThere | Fault::Changed)
@@ -132,14 +141,19 @@ impl Branch {
         Ok(entries.iter().filter_map(|entry| name(&entry.key)).filter(|name| check_name(name).is_ok()).collect())
     }
 
-    /// The pointers of those that exist.
-    pub(super) async fn existing(&self) -> Result<Vec<(String, Known)>, PresetError> {
-        let mut found = Vec::new();
+    /// All presets. One whose pointer cannot be used keeps nobody from the others.
+    pub(super) async fn existing(&self) -> Result<Existing, PresetError> {
+        let mut found = Existing::default();
         for name in self.names().await? {
-            if let Some(known) = self.pointer(&name).await?
-                && known.current().is_some()
-            {
-                found.push((name, known));
+            match self.pointer(&name).await {
+                Ok(Some(known)) => match &known.pointer.deleted {
+                    Some(deleted) => found.deleted.push((name, deleted.clone())),
+                    None if known.current().is_some() => found.there.push((name, known)),
+                    None => {}
+                },
+                Ok(None) => {}
+                Err(error @ PresetError::Refused(_)) => found.broken.push((name, error)),
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
@@ -189,9 +203,10 @@ impl Branch {
         match self.store.read(&key, POINTER).await {
             Ok((bytes, meta)) => match serde_json::from_slice(&bytes) {
                 Ok(value) => Ok(Some((value, meta.version))),
-                Err(error) => {
-                    Err(PresetError::Refused(format!("`{key}` in {} is not what it should be: {error}", self.store.shown())))
-                }
+                Err(error) => Err(PresetError::Refused(format!(
+                    "`{key}` in {} is not what it should be: {error}; put an earlier version of it back",
+                    self.store.shown()
+                ))),
             },
             Err(StorageError { fault: Fault::Missing, .. }) => Ok(None),
             Err(error) => Err(error.into()),

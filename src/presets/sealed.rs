@@ -34,8 +34,13 @@ pub struct Key {
 
 impl Key {
     pub(super) fn read(file: &Path) -> Result<Key, PresetError> {
-        let found =
-            std::fs::metadata(file).map_err(|e| PresetError::file(&format!("reading the key file {}", file.display()), e))?;
+        let found = std::fs::metadata(file).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => PresetError::Refused(format!(
+                "there is no key file {}; copy the branch's key from a colleague's machine, or run `db-p gen-key` for a new branch",
+                file.display()
+            )),
+            _ => PresetError::file(&format!("reading the key file {}", file.display()), e),
+        })?;
         if found.mode() & 0o077 != 0 {
             let (file, mode) = (file.display(), found.mode() & 0o777);
             return Err(PresetError::Refused(format!(

@@ -23,6 +23,7 @@ impl Presets {
         let local = Local::open(&self.settings)?;
         let _held = local.hold()?;
         let cluster = Cluster::new(&self.settings, run, &local);
+        cluster.check_place().await?;
         let selected = local.selected()?;
         let note = local.note(name)?.filter(|note| note.ready > 0);
         let note = note.ok_or_else(|| {
@@ -55,7 +56,7 @@ impl Presets {
                 cluster.phase("copy");
                 place::prepare(run, &local, &kept, &spare).await?;
                 cluster.stop_app().await?;
-                cluster.stop().await?;
+                cluster.stop().await.map_err(|error| unchanged(&error))?;
                 local.select(&unfinished)?;
                 place::exchange(&spare, data)?;
                 run.info(format!("`{name}` is in place"));
@@ -101,6 +102,16 @@ fn gone(name: &str) -> PresetError {
     PresetError::Refused(format!(
         "what was ready of `{name}` is gone, or was kept in another DBP_MODE; run pull-and-update-local"
     ))
+}
+
+/// The switch is not done, though the application was told to stop.
+fn unchanged(error: &PresetError) -> PresetError {
+    match error {
+        PresetError::Stopped(stopped) => (*stopped).into(),
+        error => PresetError::Refused(format!(
+            "{error}; nothing was changed in the cluster; mend that and select it again, or run start-app to go on as before"
+        )),
+    }
 }
 
 /// The switch is done; what came after it is not.

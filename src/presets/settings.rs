@@ -1,6 +1,6 @@
 //! The `DBP_…` settings. None of them is needed to start a process; each command says which it misses, all in one message.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,6 +253,18 @@ impl Settings {
     pub(super) fn store(&self) -> Result<Arc<dyn Store>, PresetError> {
         let address = if self.store.contains("://") { self.store.clone() } else { format!("s3://{}", self.store) };
         Ok(storage::open(&address, &self.options)?)
+    }
+
+    /// Refuses when the store is a directory that is not there: one that is not mounted must not pass for a store without presets.
+    pub(super) fn store_is_there(&self) -> Result<(), PresetError> {
+        match self.store.strip_prefix("file://").map(Path::new) {
+            Some(directory) if directory.is_absolute() && !directory.is_dir() => Err(PresetError::Refused(format!(
+                "the directory {} of {} is not there; mount it, or make it for a new store",
+                directory.display(),
+                DBP_S3_BACKET.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The superuser's database `postgres`.

@@ -42,7 +42,18 @@ async fn wrong_words_and_missing_settings_are_told_together_and_nothing_is_done(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_key_is_made_once_and_for_its_owner_alone() {
-    let machine = Machine::new("file:///nowhere", None).await;
+    let mut machine = Machine::new("file:///nowhere", None).await;
+    let store = machine.path("store");
+    machine.set("DBP_S3_BACKET", &format!("file://{}", store.display()));
+    // An unmounted store must not pass for an empty one.
+    for words in [vec!["ls", "where=s3"], vec!["get"], vec!["push-new", "name=base", "desc=x"]] {
+        let error = machine.bad(&words);
+        assert!(error.contains(&store.display().to_string()) && error.contains("mount it, or make it"), "{words:?}: {error}");
+    }
+    assert!(!store.exists());
+    std::fs::create_dir(&store).unwrap();
+    let error = machine.bad(&["get"]);
+    assert!(error.contains("there is no key file") && error.contains("colleague") && error.contains("gen-key"), "{error}");
     machine.good(&["gen-key"]);
     let key = std::fs::read(machine.path("key")).unwrap();
     assert_eq!(std::fs::metadata(machine.path("key")).unwrap().mode() & 0o777, 0o600);

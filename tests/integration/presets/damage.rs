@@ -69,6 +69,7 @@ async fn another_key_and_every_altered_byte_are_noticed_before_any_sql() {
 async fn names_and_digests_in_the_store_lead_to_no_file_elsewhere() {
     let mut anna = Machine::new("file:///nowhere", None).await;
     let store = format!("file://{}", anna.path("store").display());
+    std::fs::create_dir(anna.path("store")).unwrap();
     anna.set("DBP_S3_BACKET", &store);
     anna.good(&["gen-key"]);
     anna.fill(&["one"]).await;
@@ -82,6 +83,53 @@ async fn names_and_digests_in_the_store_lead_to_no_file_elsewhere() {
     let digest = value["revisions"][0]["sha256"].as_str().unwrap();
     std::fs::write(directory.join("base/current.json"), pointer.replace(digest, "/../../../../evil")).unwrap();
     assert!(anna.bad(&["get"]).contains("SHA-256 that is none"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_broken_pointer_is_told_by_name_and_keeps_nobody_from_the_others() {
+    let s3 = S3::start().await;
+    let anna = Machine::sharing(&s3, None).await;
+    anna.fill(&["one"]).await;
+    for name in ["broken", "other"] {
+        anna.good(&["push-new", &format!("name={name}"), "desc=x"]);
+    }
+    std::fs::write(s3.objects().join("shop/main/broken/current.json"), "{").unwrap();
+    let listed = anna.db_p(&["ls", "where=s3", "short"]);
+    assert_eq!((listed.status.code(), super::text(&listed.stdout).trim()), (Some(1), "other"));
+    assert!(super::text(&listed.stderr).contains("`broken`"), "{}", super::text(&listed.stderr));
+    let error = anna.bad(&["get"]);
+    assert!(error.contains("1 of 2 presets failed") && error.contains("`broken`") && error.contains("1 were updated"), "{error}");
+    // Who does not ask for it hears nothing of it.
+    anna.good(&["get", "exclude=broken"]);
+    anna.good(&["get", "include=other"]);
+    anna.steps();
+    assert!(anna.bad(&["get", "include=broken"]).contains("`broken`") && anna.steps().is_empty(), "nothing was stopped for it");
+    anna.good(&["select", "other"]);
+    assert_eq!(anna.rows().await, ["one", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_database_is_left_out_and_one_that_is_read_only_is_applied() {
+    let s3 = S3::start().await;
+    let anna = Machine::sharing(&s3, None).await;
+    anna.fill(&["one"]).await;
+    let client = anna.client("postgres").await;
+    client.batch_execute("create database closed").await.unwrap();
+    anna.client("closed").await.batch_execute("create table kept (x int); insert into kept values (7)").await.unwrap();
+    client.batch_execute("alter database closed allow_connections false").await.unwrap();
+    let error = anna.bad(&["push-new", "name=base", "desc=x"]);
+    assert!(error.contains("`closed`") && error.contains("allow_connections true"), "{error}");
+    client.batch_execute("alter database closed allow_connections true").await.unwrap();
+    for name in ["closed", "postgres"] {
+        client.batch_execute(&format!("alter database {name} set default_transaction_read_only = on")).await.unwrap();
+    }
+    anna.good(&["push-new", "name=base", "desc=x"]);
+    anna.good(&["get"]);
+    anna.good(&["select", "base"]);
+    let closed = anna.client("closed").await;
+    assert_eq!(closed.query_one("select x from kept", &[]).await.unwrap().get::<_, i32>(0), 7);
+    let row = closed.query_one("select current_setting('default_transaction_read_only')", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), "on", "the setting is the preset's");
 }
 
 impl Machine {

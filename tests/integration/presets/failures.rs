@@ -113,12 +113,105 @@ async fn servers_that_do_not_stop_or_start_are_told_and_lose_nothing() {
 async fn a_stop_command_that_lies_is_noticed() {
     let s3 = S3::start().await;
     let (_anna, mut boris) = two(&s3).await;
-    boris.good(&["get"]);
+    let stop = boris.setting("DBP_PG_STOP_CMD");
+    boris.set("DBP_PG_STOP_CMD", "exit 4");
+    let error = boris.bad(&["get"]);
+    // By then the cluster was emptied.
+    assert!(error.contains("updated: one, two; the cluster holds what the pull left"), "{error}");
+    assert!(!error.contains("nothing was changed"), "{error}");
+    boris.set("DBP_PG_STOP_CMD", &stop);
     boris.good(&["select", "one"]);
     boris.set("DBP_PG_STOP_CMD", "true");
     let error = boris.bad(&["select", "two"]);
     assert!(error.contains("still runs") && error.contains("nothing was changed"), "{error}");
     assert_eq!(boris.rows().await, ["one", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_the_cluster_holds_is_not_pushed_over_another_preset() {
+    let s3 = S3::start().await;
+    let (anna, boris) = two(&s3).await;
+    // It was pushed as `two` last.
+    let error = anna.bad(&["push-ex", "name=one", "desc=x"]);
+    assert!(error.contains("holds `two`") && error.contains("not `one`") && error.contains("select one first"), "{error}");
+    anna.good(&["push-ex", "name=two", "desc=x"]);
+    boris.good(&["get"]);
+    boris.start();
+    assert!(boris.bad(&["push-ex", "name=one", "desc=x"]).contains("nobody's preset"));
+    boris.good(&["select", "two"]);
+    assert!(boris.bad(&["push-ex", "name=one", "desc=x"]).contains("holds `two`"));
+    boris.good(&["push-new", "name=three", "desc=x"]);
+    boris.good(&["push-ex", "name=three", "desc=x"]);
+    assert!(boris.bad(&["push-ex", "name=two", "desc=x"]).contains("holds `three`"));
+    boris.good(&["push-ex", "name=one", "desc=x", "base=any"]);
+    boris.good(&["push-ex", "name=one", "desc=x"]);
+    // What was filled by hand is nobody's.
+    boris.good(&["init"]);
+    boris.good(&["push-ex", "name=three", "desc=x"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_data_directory_that_is_none_or_of_another_server_is_refused() {
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    let (data, other) = (boris.setting("DBP_PG_DATA_DIR"), boris.path("other").display().to_string());
+    boris.set("DBP_PG_DATA_DIR", &other);
+    let error = boris.bad(&["select", "two"]);
+    assert!(error.contains(&other) && error.contains("no data directory"), "{error}");
+    assert!(!boris.path("other").exists());
+    std::fs::create_dir(boris.path("other")).unwrap();
+    std::fs::write(boris.path("other/PG_VERSION"), "x").unwrap();
+    for name in ["one", "two"] {
+        let error = boris.bad(&["select", name]);
+        assert!(error.contains(&format!("has its data in {data}")) && error.contains(&other), "{error}");
+        assert_eq!(std::fs::read_dir(boris.path("other")).unwrap().count(), 1, "nothing was put there");
+    }
+    // The server that the start command starts is noticed only then.
+    boris.stop();
+    let error = boris.bad(&["select", "two"]);
+    assert!(error.contains("`two` is in place, but") && error.contains(&format!("has its data in {data}")), "{error}");
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+    boris.set("DBP_PG_DATA_DIR", &data);
+    boris.good(&["select", "two"]);
+    assert_eq!(boris.rows().await, ["two", "migrated"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_copy_that_finds_no_room_is_removed_and_the_cluster_is_as_it_was() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    // The disk is filled by somebody else while it copies.
+    boris.hold("rsync");
+    let file = boris.path("bin/rsync");
+    let text =
+        "#!/bin/bash\necho half >\"${@: -1}/half\"\necho 'rsync: write failed: No space left on device (28)' >&2\nexit 11\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    boris.steps();
+    let error = boris.bad(&["select", "two"]);
+    assert!(error.contains("no room") && error.contains("the cluster is as it was") && !error.contains("flock"), "{error}");
+    assert!(!boris.path("data.bullwork-spare").exists() && boris.steps().is_empty());
+    boris.let_go();
+    // It is too small from the beginning.
+    let spare = boris.path("data.bullwork-spare");
+    std::fs::create_dir(&spare).unwrap();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&spare).stderr(Stdio::null()).status();
+    if mounted.is_ok_and(|status| status.success()) {
+        let error = boris.bad(&["select", "two"]);
+        let _ = Command::new("umount").arg("--lazy").arg(&spare).status();
+        assert!(error.contains("no room") && error.contains("are free; the cluster is as it was"), "{error}");
+    } else {
+        println!("NOT RUN: mounting a small file system takes root");
+    }
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+    boris.good(&["select", "two"]);
+    assert_eq!(boris.rows().await, ["two", "migrated"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -109,3 +109,41 @@ async fn a_killed_fast_select_leaves_the_old_databases_or_the_new_ones() {
         (from, to) = (to, from);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_copy_that_the_server_still_makes_for_a_killed_command_is_ended_or_waited_for() {
+    let s3 = S3::start().await;
+    let mut anna = Machine::sharing(&s3, None).await;
+    anna.set("DBP_MODE", "fast");
+    anna.fill(&["one"]).await;
+    anna.good(&["push-new", "name=one", "desc=x"]);
+    anna.good(&["get"]);
+    anna.good(&["select", "one"]);
+    // A session that shows itself as ours, and one that does not.
+    for name in ["bullwork: presets", "somebody"] {
+        let watching = anna.client("postgres").await;
+        let template = databases(&anna).await.into_iter().find(|name| name.starts_with("bullwork_preset_")).unwrap();
+        let (next, part) = (template.replacen("preset", "next", 1), template.replacen("preset", "part", 1));
+        watching.batch_execute(&format!("drop database {next}")).await.unwrap();
+        // Both have looked for the name before either takes it.
+        let holder = anna.client("postgres").await;
+        holder.batch_execute("begin; lock table pg_database in share mode").await.unwrap();
+        let killed = anna.client("postgres").await;
+        killed.batch_execute(&format!("set application_name = '{name}'")).await.unwrap();
+        let sql = format!("create database \"{part}\" template \"{template}\"");
+        let left = tokio::spawn(async move { killed.batch_execute(&sql).await });
+        let waits = async |beginning: &str| {
+            let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and starts_with(query, $1)";
+            watching.query_one(sql, &[&beginning]).await.unwrap().get::<_, i64>(0) == 1
+        };
+        eventually("the copy begins", Duration::from_secs(60), async || waits("create database").await).await;
+        let log = std::fs::File::create(anna.path("select.log")).unwrap();
+        let mut child = anna.command(&["select", "one", "clean"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        eventually("the next one waits", Duration::from_secs(60), async || waits("drop database").await).await;
+        holder.batch_execute("commit").await.unwrap();
+        let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+        assert!(status.success(), "{name}: {}", std::fs::read_to_string(anna.path("select.log")).unwrap());
+        let _ = left.await.unwrap();
+        assert_eq!(anna.rows().await, ["one", "migrated"], "{name}");
+    }
+}

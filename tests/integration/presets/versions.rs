@@ -32,7 +32,12 @@ async fn earlier_revisions_come_back_and_are_purged() {
     anna.good(&["purge", "name=base", "keep=1"]);
     assert_eq!((revisions(&s3), anna.good(&["versions", "name=base"]).lines().count()), (1, 1));
     anna.good(&["delete", "name=base", "desc=ненужный"]);
-    assert!(anna.bad(&["get"]).contains("there are no presets") && anna.good(&["ls", "where=s3"]).is_empty());
+    let error = anna.bad(&["get"]);
+    assert!(
+        error.contains("there are no presets") && error.contains("`base` was deleted by") && error.contains("ненужный"),
+        "{error}"
+    );
+    assert!(anna.good(&["ls", "where=s3"]).is_empty());
     anna.good(&["restore-version", "name=base", "revision=4"]);
     anna.good(&["delete", "name=base", "desc=all the same"]);
     anna.good(&["purge", "name=base"]);
@@ -73,6 +78,7 @@ async fn presets_get_another_key_and_the_old_one_opens_them_no_more() {
 async fn a_directory_and_the_smallest_form_work_as_well() {
     let mut anna = Machine::new("file:///nowhere", None).await;
     let store = format!("file://{}", anna.path("store").display());
+    std::fs::create_dir(anna.path("store")).unwrap();
     anna.set("DBP_S3_BACKET", &store);
     anna.set("DBP_COMPRESSION", "xz");
     anna.set("DBP_MIGR_CMD", "");
