@@ -55,7 +55,7 @@ async fn every_server_gets_back_what_it_had_and_loses_what_was_new() {
     assert!(release.rolled_back_at.is_some() && release.state == ReleaseState::Completed);
     assert!(fleet.journal(id).await.last().unwrap().contains("rolled back: every server"));
     let again = fleet.ledger().want_rollback(id, &[], "me").await.unwrap_err().to_string();
-    assert!(again.contains("has changed no file"), "{again}");
+    assert!(again.contains("was rolled back at"), "{again}");
 }
 
 #[tokio::test]
@@ -114,4 +114,54 @@ async fn a_rollback_that_fails_is_the_servers_error_and_is_tried_again() {
     fleet.ledger().want_rollback(id, &[], "me").await.unwrap();
     assert!(matches!(fleet.worker2("web1").await, Worked::Done(..)));
     assert_eq!(fleet.read("web1", "d/f").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_rollback_whose_answer_got_lost_is_done_by_the_next_try() {
+    let fleet = Fleet::start(1).await;
+    fleet.write("dev", "f", "2");
+    fleet.write("web1", "f", "1");
+    let id = released(&fleet, &["f"], &["web1"]).await;
+    let server = fleet.ledger().server("web1").await.unwrap();
+    fleet.releases().back(&server, id, Some("a worker that died then")).await.unwrap();
+    fleet.write("web1", "f", "somebody's change since");
+    fleet.ledger().want_rollback(id, &[], "me").await.unwrap();
+    let worked = fleet.worker2("web1").await;
+    assert!(matches!(worked, Worked::Done(..)), "{worked:?}");
+    assert_eq!(fleet.read("web1", "f").as_deref(), Some("somebody's change since"), "nothing is brought back twice");
+    assert!(fleet.release(id).await.rolled_back_at.is_some());
+}
+
+#[tokio::test]
+async fn a_release_that_cannot_be_rolled_back_keeps_nobody_from_the_next_one() {
+    let fleet = Fleet::start(2).await;
+    fleet.write("dev", "f", "2");
+    fleet.write("web1", "f", "1");
+    fleet.write("web2", "f", "1");
+    let id = released(&fleet, &["f"], &["web1", "web2"]).await;
+    std::fs::remove_dir_all(fleet.project("web1").join(format!(".bullwork-releases/{id}"))).unwrap();
+    let (code, _, error) = told(&fleet.bullwork(&["release", "rollback", &id.to_string()]));
+    assert!(
+        code == Some(1) && error.contains("nothing was begun") && error.contains("nothing is kept of this release"),
+        "{error}"
+    );
+    assert_eq!(fleet.ledger().server("web2").await.unwrap().state, ServerState::Idle);
+    // It was lost after the look.
+    fleet.ledger().want_rollback(id, &["web1".to_owned()], "me").await.unwrap();
+    assert!(matches!(fleet.worker2("web1").await, Worked::Failed(..)));
+    fleet.write("dev", "f", "3");
+    let next = fleet.on_beta(&["f"]).await;
+    fleet.to_production(next, &["web1"]).await;
+    let problem = fleet.release(next).await.problem.unwrap();
+    assert!(problem.contains("web1 is error") && problem.contains("bullwork release servers free"), "{problem}");
+    let (code, _, error) = told(&fleet.bullwork(&["release", "servers", "free", "web1"]));
+    assert_eq!(code, Some(0), "{error}");
+    let (code, _, error) = told(&fleet.bullwork(&["release", "servers", "free", "web1"]));
+    assert!(code == Some(1) && error.contains("only one in error is freed"), "{error}");
+    fleet.ledger().step(next, ReleaseState::ProductionError, ReleaseState::ProductionRelease, "me", "", None).await.unwrap();
+    fleet.worker1().await;
+    assert!(matches!(fleet.worker2("web1").await, Worked::Done(_, ReleaseState::Completed)));
+    assert_eq!(fleet.read("web1", "f").as_deref(), Some("3"));
+    let (code, list, error) = told(&fleet.bullwork(&["release", "status", "--all"]));
+    assert!(code == Some(0) && list.lines().count() == 3, "{list}{error}");
 }

@@ -55,6 +55,8 @@ async fn a_target_that_is_not_what_it_should_be_is_left_alone() {
         ("link", "127.0.0.1", "link"),
         ("old", "127.0.0.1", "old"),
         ("none", "127.0.0.1", "none"),
+        // A database's directory, which has a PG_VERSION of its own.
+        ("inside", "127.0.0.1", "main1/base/1"),
         // Reachable, with a host key that nobody knows by this name; and not reachable.
         ("stranger", "localhost", "main1"),
         ("away", "127.0.0.77", "main1"),
@@ -68,6 +70,8 @@ async fn a_target_that_is_not_what_it_should_be_is_left_alone() {
     refused(&scene, "db_instance=files", "check", "is no data directory: it has no PG_VERSION, and is not empty").await;
     refused(&scene, "db_instance=link", "check", "which is not below any of the roots").await;
     refused(&scene, "db_instance=old", "check", "holds a cluster of version 9.6").await;
+    refused(&scene, "db_instance=inside", "check", "lies in a cluster's data directory").await;
+    assert_eq!(scene.says().await, "before");
     refused(&scene, "db_instance=none", "check", "there is no directory").await;
     refused(&scene, "db_instance=stranger", "check", "Host key verification failed").await;
     refused(&scene, "db_instance=away", "check", "127.0.0.77 cannot be reached over SSH").await;
