@@ -84,7 +84,10 @@ async fn a_release_goes_through_its_states_in_their_order_and_a_second_one_is_re
         assert_eq!((id, ledger.release(id).await.unwrap().state), (1, ReleaseState::BetaCopying));
         assert_eq!(ledger.paths(id).await.unwrap(), ["a", "b/c"]);
         let second = ledger.begin(&names(&["x"]), false, "me").await.unwrap_err().to_string();
-        assert!(second.contains("release 1 is beta_copying («бета-копирование»)") && second.contains("abandon 1"), "{second}");
+        assert!(
+            second.contains("release 1 is beta_copying («бета-копирование»)") && second.contains("release cancel 1"),
+            "{second}"
+        );
         // No step that is not there to be taken.
         assert!(ledger.manifest(id).await.unwrap_err().to_string().contains("no manifest"));
         let waves = [names(&["web1", "web2"])];
