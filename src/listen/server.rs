@@ -62,14 +62,8 @@ pub async fn serve(listener: TcpListener, desk: RestoreDesk, quiet: Cancellation
             match place {
                 Ok(_place) => face.attend(stream).await,
                 Err(_) => {
-                    answer(
-                        stream,
-                        &format!(
-                            "Error: {CONNECTIONS} connections are being served, which is the limit; try again in {} s",
-                            PATIENCE.as_secs()
-                        ),
-                    )
-                    .await
+                    let full = format!("Error: {CONNECTIONS} connections are being served, which is the limit");
+                    answer(stream, &format!("{full}; try again in {} s", PATIENCE.as_secs())).await;
                 }
             }
         });

@@ -59,7 +59,8 @@ impl Releases {
             };
             let worked = tokio::select! {
                 worked = run.unless_stopped(work) => worked?,
-                () = self.moved_on(id, state) => return Ok(Stands::At(id, self.ledger.release(id).await?.state)),
+                // By a cancel; or by the step that the work ends with, seen before its own answer came.
+                () = self.moved_on(id, state) => continue,
             };
             match worked {
                 Ok(()) => {}

@@ -228,7 +228,7 @@ impl<'e> Errand<'e> {
         match version.as_deref().map(str::trim) {
             Some(version) if version == self.config.pg_version && control.is_some() => {}
             Some(version) if version == self.config.pg_version => {
-                self.check_remains(target, &pgdata, "global/pg_control").await?
+                self.check_remains(target, &pgdata, "global/pg_control").await?;
             }
             Some(version) => {
                 let wanted = &self.config.pg_version;
