@@ -134,7 +134,15 @@ fn connect(path: &std::path::Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     // Readers of one process do not wait for a writer of another; what is committed is on the disk.
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    // Of two who open a new file at once, SQLite lets none wait for the other here.
+    let begun = std::time::Instant::now();
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "wal") {
+        let busy = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
+        if !busy || begun.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     Ok(connection)
 }

@@ -102,3 +102,20 @@ async fn state_in_postgresql_behaves_and_survives_a_broken_session() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn many_who_open_a_new_file_at_once_all_get_it() {
+    for _ in 0..20 {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.db");
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let state = State::in_file(&file);
+                tokio::spawn(async move { state.query("select 1", []).await.map(|rows| rows.len()) })
+            })
+            .collect();
+        for opened in opening {
+            assert_eq!(opened.await.unwrap().unwrap(), 1);
+        }
+    }
+}
