@@ -90,7 +90,7 @@ pub(super) enum ServersVerb {
         /// Only these
         servers: Vec<String>,
     },
-    /// Add the servers of a TOML file: [[server]] with name, role, host, user, port, project, backup
+    /// Add the servers of a TOML file, a table `server` each with name, role, host, user, port, project, backup
     Import {
         /// The file
         file: PathBuf,
