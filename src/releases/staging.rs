@@ -5,6 +5,8 @@
 //!                               new/…               what arrived
 //!                               old/…               what was replaced, or taken away
 //!                               added-files, added-directories   what was not there before
+//!                               modes             of directories that have to be writable until all is in place
+//! PROJECT/.bullwork-releases/12.back                all of it was brought back
 //! ```
 //!
 //! [`Releases::stage`] changes nothing that the project sees. [`Releases::switch`] renames file by file; it may be cut off at any

@@ -248,9 +248,16 @@ impl<'e> Errand<'e> {
 
     /// A directory inside of a cluster's is part of that cluster.
     async fn check_outside(&self, target: &Target, directory: &str) -> Result<(), Fault> {
-        for above in std::path::Path::new(directory).ancestors().skip(1) {
-            let control = above.join("global/pg_control").display().to_string();
-            if self.asked(target, &["test", "-e", &control]).await?.is_some() {
+        let above = || std::path::Path::new(directory).ancestors().skip(1);
+        let controls: Vec<String> = above().map(|above| above.join("global/pg_control").display().to_string()).collect();
+        // Asked in one go: `test -e A -o -e B`.
+        let words = controls.iter().flat_map(|control| ["-o", "-e", control.as_str()]).skip(1);
+        let words: Vec<&str> = std::iter::once("test").chain(words).collect();
+        if self.asked(target, &words).await?.is_none() {
+            return Ok(());
+        }
+        for (above, control) in above().zip(&controls) {
+            if self.asked(target, &["test", "-e", control]).await?.is_some() {
                 return Err(Fault::Because(format!(
                     "{directory} on {} lies in a cluster's data directory, {}: correct pgdata or wal_dir of the mapping",
                     target.host,

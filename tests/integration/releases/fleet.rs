@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use bullwork::config::{Environment, Reader};
 use bullwork::releases::ledger::{Ledger, NewServer, Release, Role};
@@ -14,8 +13,8 @@ use bullwork::releases::worker1::Stands;
 use bullwork::releases::worker2::Worked;
 use bullwork::releases::{Releases, settings};
 use bullwork::worker::Run;
-use nix::sys::signal::Signal;
 
+use crate::support::sshd::{keygen, serve};
 use crate::support::{Server, free_port};
 
 pub struct Sshd {
@@ -34,48 +33,19 @@ pub fn user() -> String {
     nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().expect("the user has a name").name
 }
 
-fn keygen(file: &Path) {
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(file).status();
-    assert!(made.expect("ssh-keygen is installed (scripts/test installs it)").success());
-}
-
 fn sshd(directory: &Path, name: &str, port: Option<u16>) -> Sshd {
     if nix::unistd::geteuid().is_root() {
         // Where root's sshd locks its children up; its package's service makes it at each boot.
         std::fs::create_dir_all("/run/sshd").expect("root may make it");
     }
-    let program = ["/usr/sbin/sshd", "/usr/local/sbin/sshd"].into_iter().find(|p| Path::new(p).exists());
-    let program = program.expect("an sshd is installed (scripts/test installs it)");
-    let file = |name: &str| directory.join(name);
+    let log = directory.join(format!("{name}.log"));
     for _ in 0..5 {
         let port = port.unwrap_or_else(free_port);
-        let options = [
-            format!("Port={port}"),
-            "ListenAddress=127.0.0.1".to_owned(),
-            format!("HostKey={}", file("host").display()),
-            format!("AuthorizedKeysFile={}", file("authorized").display()),
-            "PidFile=none".to_owned(),
-            "UsePAM=no".to_owned(),
-            "StrictModes=no".to_owned(),
-            "PasswordAuthentication=no".to_owned(),
-            "KbdInteractiveAuthentication=no".to_owned(),
-            "PermitRootLogin=prohibit-password".to_owned(),
-            "MaxStartups=100".to_owned(),
-        ];
-        let mut command = Command::new(program);
-        command.args(["-D", "-e", "-f", "/dev/null"]).args(options.iter().flat_map(|option| ["-o", option]));
-        let log = std::fs::File::create(file(&format!("{name}.log"))).expect("the log can be made");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut server = Server::start(command, Signal::SIGTERM);
-        let start = Instant::now();
-        while server.runs() && start.elapsed() < Duration::from_secs(20) {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Sshd { server: Some(server), port };
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        if let Some(server) = serve(directory, &log, port, |_| {}) {
+            return Sshd { server: Some(server), port };
         }
     }
-    panic!("sshd did not start: {}", std::fs::read_to_string(file(&format!("{name}.log"))).unwrap_or_default());
+    panic!("sshd did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
 }
 
 impl Fleet {
