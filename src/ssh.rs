@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::ChildStdin;
 
-use crate::process::{ProcessError, Program};
+use crate::process::{ProcessError, Program, Running};
 
 /// Exit code of `ssh` when it could not get there; remote programs seldom end with it.
 pub const NO_CONNECTION: i32 = 255;
 /// Between two signs of life on an open connection; three that are missed end it.
 const ALIVE: Duration = Duration::from_secs(15);
+/// Longest path of a socket that `ssh` can make: those of the system have 108 bytes, and it appends 17 until it listens.
+const LONGEST_SOCKET: usize = 90;
 
 /// A machine, and who we are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +72,66 @@ pub struct Access {
     pub known_hosts: PathBuf,
     /// For the connection to stand.
     pub timeout: Duration,
+    /// The connection that programs at its host go through ([`Access::join`]); those at other hosts make their own.
+    pub through: Option<Through>,
+}
+
+/// Where a connection to a host that stands is to be found.
+#[derive(Clone, Debug)]
+pub struct Through {
+    host: Host,
+    socket: PathBuf,
+}
+
+/// A connection that stands, for programs to go through. Dropped, it is cut, and so are they.
+#[derive(Debug)]
+pub struct Joined {
+    running: Running,
+    socket: PathBuf,
+}
+
+impl Joined {
+    /// Ends it in peace.
+    pub async fn end(mut self) {
+        drop(self.running.stdin.take());
+        let _ = self.running.last_words().await;
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // One that was killed leaves it behind.
+        let _ = std::fs::remove_file(&self.socket);
+    }
 }
 
 impl Access {
-    /// The words of an `ssh` to a port, without the host.
-    fn words(&self, port: u16) -> Vec<String> {
+    /// Makes a connection for what follows at `host`, and the access through it: a handshake each costs more than most of it. Nothing
+    /// when there is no place for its socket.
+    ///
+    /// # Errors
+    /// When the host cannot be reached.
+    pub async fn join(&self, host: &Host) -> Result<Option<(Access, Joined)>, ProcessError> {
+        let token = crate::identity::new_uuid();
+        let socket = std::env::temp_dir().join(format!("bullwork-{}.ssh", &token[..13]));
+        if socket.as_os_str().len() > LONGEST_SOCKET || socket.to_str().is_none_or(|path| path.contains(['%', '"', '\\', ' '])) {
+            return Ok(None);
+        }
+        let master = Program::new("ssh")
+            .args(["-M".to_owned(), "-S".to_owned(), socket.display().to_string()])
+            .args(&self.line(host, ["sh", "-c", "echo; exec cat >/dev/null"])[1..]);
+        let mut joined = Joined { running: master.start(true, None)?, socket };
+        // It stays as long as we hold its input: killed, we let go.
+        if !matches!(joined.running.stdout.read(&mut [0; 1]).await, Ok(1)) {
+            joined.running.last_words().await.result?;
+            return Ok(None);
+        }
+        let through = Through { host: host.clone(), socket: joined.socket.clone() };
+        Ok(Some((Access { through: Some(through), ..self.clone() }, joined)))
+    }
+
+    /// The words of an `ssh` to a host, without its name.
+    fn words(&self, host: &Host) -> Vec<String> {
         let file = |path: &Path| path.display().to_string();
         let mut words = vec!["-F".to_owned(), "/dev/null".to_owned(), "-T".to_owned(), "-i".to_owned(), file(&self.key)];
         for option in [
@@ -97,16 +154,25 @@ impl Access {
             words.push("-o".to_owned());
             words.push(option);
         }
-        words.extend(["-p".to_owned(), port.to_string()]);
+        if let Some(through) = self.through.as_ref().filter(|through| through.host == *host) {
+            words.extend(["-S".to_owned(), file(&through.socket)]);
+        }
+        words.extend(["-p".to_owned(), host.port.to_string()]);
         words
     }
 
     /// A program on `host`, each word as it stands.
     #[must_use]
     pub fn command<'w>(&self, host: &Host, words: impl IntoIterator<Item = &'w str>) -> Program {
+        Program::new("ssh").args(&self.line(host, words)[1..])
+    }
+
+    /// The same as words, from `ssh` on.
+    #[must_use]
+    pub fn line<'w>(&self, host: &Host, words: impl IntoIterator<Item = &'w str>) -> Vec<String> {
         let line: Vec<String> = words.into_iter().map(quote).collect();
         let target = ["-l".to_owned(), host.user.clone(), "--".to_owned(), host.address.clone(), line.join(" ")];
-        Program::new("ssh").args(self.words(host.port)).args(target)
+        std::iter::once("ssh".to_owned()).chain(self.words(host)).chain(target).collect()
     }
 
     /// A script for `sh` on `host` with its arguments; what it reads is free for data.
@@ -117,9 +183,9 @@ impl Access {
 
     /// What rsync is told by `--rsh`: it takes such a text apart at blanks, and knows quotes.
     #[must_use]
-    pub fn for_rsync(&self, port: u16) -> String {
+    pub fn for_rsync(&self, host: &Host) -> String {
         let quoted = |word: &String| format!("'{}'", word.replace('\'', "''"));
-        std::iter::once("ssh".to_owned()).chain(self.words(port).iter().map(quoted)).collect::<Vec<_>>().join(" ")
+        std::iter::once("ssh".to_owned()).chain(self.words(host).iter().map(quoted)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -190,7 +256,7 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        Access { key: "/k e'y".into(), known_hosts: "/known hosts".into(), timeout: Duration::from_secs(7) }
+        Access { key: "/k e'y".into(), known_hosts: "/known hosts".into(), timeout: Duration::from_secs(7), through: None }
     }
 
     #[test]
@@ -234,6 +300,8 @@ mod tests {
             host(address, user).check().unwrap();
         }
         assert_eq!(host("::1", "me").for_rsync(), "me@[::1]");
-        assert!(access().for_rsync(2).starts_with("ssh '-F' '/dev/null' '-T' '-i' '/k e''y' '-o' 'BatchMode=yes'"));
+        assert!(
+            access().for_rsync(&host("::1", "me")).starts_with("ssh '-F' '/dev/null' '-T' '-i' '/k e''y' '-o' 'BatchMode=yes'")
+        );
     }
 }

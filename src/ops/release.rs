@@ -125,15 +125,7 @@ impl Desk {
             self.ledger.server(name).await?;
         }
         servers.retain(|server| names.is_empty() || names.contains(&server.name));
-        let mut found = Vec::new();
-        for server in servers {
-            let lacking = match releases.probe(&server, false).await {
-                Ok(lacking) => lacking,
-                Err(error) => vec![error.to_string()],
-            };
-            found.push((server.name, lacking));
-        }
-        Ok(found)
+        Ok(releases.lacking(&servers).await?)
     }
 
     /// Begins a release; its number.

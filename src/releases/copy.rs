@@ -122,7 +122,7 @@ impl Releases {
         let mut words = self.words();
         words.extend(same.map(|directory| format!("--link-dest={directory}")));
         words.extend(suspect.then(|| "--checksum".to_owned()));
-        words.push(format!("--rsh={}", self.access.for_rsync(server.host.port)));
+        words.push(format!("--rsh={}", self.access.for_rsync(&server.host)));
         words.push(format!("{}:{}/", server.host.for_rsync(), server.project.trim_end_matches('/')));
         words.push(format!("{}/", into.display()));
         let from = |cause| ReleaseError::Copy { server: server.name.clone(), way: "from it", cause };
@@ -143,7 +143,7 @@ impl Releases {
     ) -> Result<(), ReleaseError> {
         let mut words = self.words();
         words.push(ANEW.to_owned());
-        words.push(format!("--rsh={}", self.access.for_rsync(to.server.host.port)));
+        words.push(format!("--rsh={}", self.access.for_rsync(&to.server.host)));
         words.push(format!("{}/", from.display()));
         words.push(to.for_rsync());
         let failed = |cause| ReleaseError::Copy { server: to.server.name.clone(), way: "to it", cause };
@@ -166,7 +166,7 @@ impl Releases {
         let mut words = vec!["rsync".to_owned()];
         words.extend(self.words());
         words.push(ANEW.to_owned());
-        words.push(format!("--rsh={}", across.0.for_rsync(to.server.host.port)));
+        words.push(format!("--rsh={}", across.0.for_rsync(&to.server.host)));
         words.push(format!("{}/", beta.project.trim_end_matches('/')));
         words.push(to.for_rsync());
         let program = self.access.command(&beta.host, words.iter().map(String::as_str));

@@ -123,12 +123,13 @@ fn listed(names: &[String]) -> String {
 }
 
 impl Survey {
-    /// Reads what `survey.sh` writes.
+    /// Reads what `survey.sh` writes at `place`.
     ///
     /// # Errors
     /// When it was cut short, or a name is no UTF-8.
-    pub fn read(answer: &[u8]) -> Result<Survey, ManifestError> {
+    pub fn read(answer: &[u8], place: &str) -> Result<Survey, ManifestError> {
         let bad = |what: &str| ManifestError::Answer(what.to_owned());
+        let mut odd = Vec::new();
         let mut survey = Survey::default();
         let mut digests: BTreeMap<String, String> = BTreeMap::new();
         let mut rest = answer;
@@ -138,14 +139,26 @@ impl Survey {
         survey.free = free.saturating_mul(1024);
         while !rest.is_empty() {
             if let Some((digest, name)) = digest_line(&mut rest) {
-                digests.insert(name?, digest);
+                // Those of odd names are told below.
+                digests.extend(name.map(|name| (name, digest)));
                 continue;
             }
-            let (head, name, link) = match (field(&mut rest), field(&mut rest), field(&mut rest)) {
-                (Some(head), Some(name), Some(link)) => (head, name, link),
-                _ => return Err(bad("it ends in the middle of an entry, or holds a name that is no UTF-8 text")),
+            let (Some(head), Some(name), Some(link)) = (field(&mut rest), bytes(&mut rest), bytes(&mut rest)) else {
+                return Err(bad("it ends in the middle of an entry"));
             };
-            let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
+            let (name, link) = match (std::str::from_utf8(name), std::str::from_utf8(link)) {
+                (Ok(name), Ok(link)) => (name, link.to_owned()),
+                (Err(_), _) => {
+                    let name = String::from_utf8_lossy(name.strip_prefix(b"./").unwrap_or(name));
+                    odd.push(format!("`{}` is no UTF-8 text", name.escape_debug()));
+                    continue;
+                }
+                (Ok(name), Err(_)) => {
+                    odd.push(format!("`{name}` is a symlink to a name that is no UTF-8 text"));
+                    continue;
+                }
+            };
+            let name = name.strip_prefix("./").unwrap_or(name).to_owned();
             let mut words = head.split(' ');
             let (kind, mode, size) =
                 (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -165,6 +178,9 @@ impl Survey {
                 _ => Thing::Other,
             };
             survey.found.0.insert(name, thing);
+        }
+        if !odd.is_empty() {
+            return Err(ManifestError::Refused { place: place.to_owned(), reasons: odd });
         }
         for (name, digest) in digests {
             if let Some(Thing::File { sha256, .. }) = survey.found.0.get_mut(&name) {
@@ -313,27 +329,30 @@ fn stays(name: &str, to: &str) -> bool {
     !to.starts_with('/') && climbs <= paths::parents(name).count() && !parts[climbs..].contains(&"..")
 }
 
-fn field(rest: &mut &[u8]) -> Option<String> {
+fn bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = rest.iter().position(|byte| *byte == 0)?;
-    let text = String::from_utf8(rest[..end].to_vec()).ok();
+    let bytes = &rest[..end];
     *rest = &rest[end + 1..];
-    text
+    Some(bytes)
 }
 
-/// `DIGEST *./NAME` and a line end; a backslash before it says that the name is written with escapes.
-fn digest_line(rest: &mut &[u8]) -> Option<(String, Result<String, ManifestError>)> {
+fn field(rest: &mut &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes(rest)?).ok().map(str::to_owned)
+}
+
+/// `DIGEST *./NAME` and a line end; a backslash before it says that the name is written with escapes. No name where it is no UTF-8.
+fn digest_line(rest: &mut &[u8]) -> Option<(String, Option<String>)> {
     let escaped = rest.first() == Some(&b'\\');
     let line = &rest[usize::from(escaped)..];
     let hex = line.get(..64).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))?;
     let name = line[64..].strip_prefix(b" *").or_else(|| line[64..].strip_prefix(b"  "))?;
     let end = name.iter().position(|byte| *byte == b'\n')?;
     *rest = &name[end + 1..];
-    let name = match std::str::from_utf8(&name[..end]) {
-        Ok(name) => name.strip_prefix("./").unwrap_or(name),
-        Err(_) => return Some((String::new(), Err(ManifestError::Answer("a name is no UTF-8 text".to_owned())))),
-    };
-    let name = if escaped { name.replace("\\\\", "\\") } else { name.to_owned() };
-    Some((String::from_utf8_lossy(hex).to_ascii_lowercase(), Ok(name)))
+    let name = std::str::from_utf8(&name[..end]).ok().map(|name| {
+        let name = name.strip_prefix("./").unwrap_or(name);
+        if escaped { name.replace("\\\\", "\\") } else { name.to_owned() }
+    });
+    Some((String::from_utf8_lossy(hex).to_ascii_lowercase(), name))
 }
 
 #[cfg(test)]
@@ -355,7 +374,7 @@ mod tests {
             "free 2\0=d 0 0\0./d\0\0- 0 0\0./gone\0\0d 755 4096\0./d/e\0\0f 644 1\0./d/x y\0\0l 777 1\0./l\0d/x y\0{digest} *./d/x y\n\
              f 600 1\0./b\\s\0\0\\{digest} *./b\\\\s\np 644 0\0./pipe\0\0"
         );
-        let survey = Survey::read(answer.as_bytes()).unwrap();
+        let survey = Survey::read(answer.as_bytes(), "dev").unwrap();
         assert_eq!(survey.free, 2048);
         assert_eq!(survey.missing.iter().collect::<Vec<_>>(), ["gone"]);
         assert_eq!(survey.above.get("d"), Some(&'d'));
@@ -371,7 +390,7 @@ mod tests {
         );
         assert_eq!(survey.found.extent(), (3, 2));
         for broken in [&answer.as_bytes()[..answer.len() - 1], b"", b"free x\0", b"free 1\0f 644 1\0./\xff\0\0"] {
-            assert!(Survey::read(broken).is_err());
+            assert!(Survey::read(broken, "dev").is_err());
         }
     }
 

@@ -106,7 +106,12 @@ pub fn releases(reader: &Reader<'_>) -> Option<Releases> {
             }
             PathBuf::from(path)
         };
-        Across(Access { key: file(&RELEASE_BETA_KEY), known_hosts: file(&RELEASE_BETA_KNOWN_HOSTS), timeout: ssh_timeout })
+        Across(Access {
+            key: file(&RELEASE_BETA_KEY),
+            known_hosts: file(&RELEASE_BETA_KNOWN_HOSTS),
+            timeout: ssh_timeout,
+            through: None,
+        })
     });
     let hooks = Hooks { before: reader.optional(&RELEASE_BEFORE_SWITCH), after: reader.optional(&RELEASE_AFTER_SWITCH) };
     let ledger = ledger(reader);
@@ -120,7 +125,7 @@ pub fn releases(reader: &Reader<'_>) -> Option<Releases> {
     };
     Some(Releases {
         ledger,
-        access: Access { key: PathBuf::from(key), known_hosts: PathBuf::from(known_hosts), timeout: ssh_timeout },
+        access: Access { key: PathBuf::from(key), known_hosts: PathBuf::from(known_hosts), timeout: ssh_timeout, through: None },
         spool: PathBuf::from(reader.text(&RELEASE_SPOOL)),
         io_timeout,
         across,

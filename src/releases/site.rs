@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::ledger::Server;
+use super::ledger::{Role, Server};
 use super::manifest::{Manifest, Survey};
 use super::paths::{ROOM, parents};
-use super::{ReleaseError, Releases, backup};
+use super::{Across, ReleaseError, Releases, backup, told};
 use crate::ssh::{quote, talk};
 
 const SURVEY: &str = include_str!("scripts/survey.sh");
 const PROBE: &str = include_str!("scripts/probe.sh");
+
+/// What is done first at a server.
+pub(super) const LOOKING: &str = "looking at the project";
 
 /// What a survey looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,41 @@ pub fn room(release: i64) -> String {
 }
 
 impl Releases {
+    /// `ssh` without a key only says that the server does not take it.
+    pub(super) fn has_its_key(&self, server: &Server) -> Result<(), ReleaseError> {
+        let key = &self.access.key;
+        std::fs::File::open(key).map(drop).map_err(|error| {
+            ReleaseError::Refused(format!(
+                "{}: the private key {} (RELEASE_SSH_KEY) cannot be read: {error}",
+                server.name,
+                key.display()
+            ))
+        })
+    }
+
+    /// What each of `servers` lacks. Where files go from beta by its own key, whether that leads to the business servers too.
+    ///
+    /// # Errors
+    /// When the state store fails; a server that cannot be reached is part of the answer.
+    pub async fn lacking(&self, servers: &[Server]) -> Result<Vec<(String, Vec<String>)>, ReleaseError> {
+        let known = self.ledger.servers().await?;
+        let beta = known.iter().find(|server| server.role == Role::Beta);
+        let looks = servers.iter().map(async |server| {
+            let mut lacking = self.probe(server, false).await.unwrap_or_else(|error| vec![error.to_string()]);
+            if let (Some(Across(across)), Some(beta), Role::Business) = (&self.across, beta, server.role) {
+                let line = across.line(&server.host, ["true"]);
+                let reached = talk(self.access.command(&beta.host, line.iter().map(String::as_str)), Vec::new()).await;
+                lacking.extend(
+                    reached
+                        .err()
+                        .map(|cause| format!("from {} with its own key (RELEASE_BETA_KEY): {}", beta.name, told(&cause))),
+                );
+            }
+            (server.name.clone(), lacking)
+        });
+        Ok(futures_util::future::join_all(looks).await)
+    }
+
     /// Runs one of our scripts on a server.
     pub(super) async fn script(
         &self,
@@ -38,6 +76,7 @@ impl Releases {
         arguments: &[&str],
         input: Vec<u8>,
     ) -> Result<Vec<u8>, ReleaseError> {
+        self.has_its_key(server)?;
         let program = self.access.script(&server.host, script, arguments);
         talk(program, input).await.map_err(|cause| ReleaseError::Remote { server: server.name.clone(), doing, cause })
     }
@@ -64,8 +103,8 @@ impl Releases {
             list.extend(mark.to_string().bytes().chain(name.bytes()).chain([0]));
         }
         let (room, owner) = owner.map(|(release, owner)| (room(release), owner)).unwrap_or_default();
-        let answer = self.script(server, "looking at the project", SURVEY, &[directory, how, what, &room, owner], list).await?;
-        Ok(Survey::read(&answer)?)
+        let answer = self.script(server, LOOKING, SURVEY, &[directory, how, what, &room, owner], list).await?;
+        Ok(Survey::read(&answer, &server.name)?)
     }
 
     /// Everything that a server lacks; with `room`, whether its archive fits too.

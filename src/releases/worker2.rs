@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ledger::{Claim, Claimed, Role, Server};
+use super::site::LOOKING;
 use super::staging::{Delivery, Source};
 use super::states::ReleaseState;
 use super::{ReleaseError, Releases};
@@ -92,11 +93,21 @@ impl Releases {
     async fn serve(&self, run: &Run, claim: &Claim) -> Result<String, ReleaseError> {
         let server = self.ledger.server(&claim.server).await?;
         run.info(format!("release {}: {} of {}", claim.release, claim.task, server.name));
+        self.has_its_key(&server)?;
+        let joined = self.access.join(&server.host).await;
+        let joined = joined.map_err(|cause| ReleaseError::Remote { server: server.name.clone(), doing: LOOKING, cause })?;
+        let Some((access, joined)) = joined else { return self.serve_at(run, claim, &server).await };
+        let served = Releases { access, ..self.clone() }.serve_at(run, claim, &server).await;
+        joined.end().await;
+        served
+    }
+
+    async fn serve_at(&self, run: &Run, claim: &Claim, server: &Server) -> Result<String, ReleaseError> {
         if claim.task == "rollback" {
-            let back = self.back(&server, claim.release, Some(&claim.owner)).await?;
+            let back = self.back(server, claim.release, Some(&claim.owner)).await?;
             return Ok(format!("rolled back: {} files are back, {} are gone", back.replaced.len(), back.removed.len()));
         }
-        self.copy_to(run, claim, &server).await
+        self.copy_to(run, claim, server).await
     }
 
     async fn copy_to(&self, run: &Run, claim: &Claim, server: &Server) -> Result<String, ReleaseError> {

@@ -29,11 +29,11 @@ async fn release(reader: &Reader<'_>) -> Vec<Finding> {
         findings.push(Finding::skipped(SERVERS, "the settings of releases cannot be used"));
         return findings;
     };
-    let servers = match releases.ledger.prepare().await {
-        Ok(()) => releases.ledger.servers().await,
-        Err(error) => Err(error),
+    let looked_at = async {
+        releases.ledger.prepare().await?;
+        releases.lacking(&releases.ledger.servers().await?).await
     };
-    let servers = match servers {
+    let servers = match looked_at.await {
         Ok(servers) => servers,
         Err(error) => {
             let fix = "RELEASE_STATE_FILE (or STATE_DATABASE_URL) has to be where this user may write";
@@ -41,11 +41,13 @@ async fn release(reader: &Reader<'_>) -> Vec<Finding> {
             return findings;
         }
     };
-    let probed = servers.iter().map(async |server| match releases.probe(server, false).await {
-        Ok(lacking) => lacking.into_iter().map(|lacking| format!("{}: {lacking}", server.name)).collect(),
-        Err(error) => vec![error.to_string()],
-    });
-    let lacking = futures_util::future::join_all(probed).await.concat();
+    let named = |(name, lacking): &(String, Vec<String>)| match lacking.join(", ") {
+        none if none.is_empty() => None,
+        // What went wrong on the way names the server itself.
+        lacking if lacking.starts_with(&format!("{name}: ")) => Some(lacking),
+        lacking => Some(format!("{name}: {lacking}")),
+    };
+    let lacking: Vec<String> = servers.iter().filter_map(named).collect();
     findings.push(match (servers.len(), lacking.is_empty()) {
         (0, _) => Finding::warning(SERVERS, "none is on the list", "`bullwork release servers add`, or `import FILE`"),
         (count, true) => Finding::good(SERVERS, format!("{count}, each ready")),

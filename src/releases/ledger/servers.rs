@@ -212,6 +212,18 @@ impl Ledger {
         if !wrong.is_empty() {
             return refused(wrong.join("; "));
         }
+        let known = self.servers().await?;
+        let places = known.iter().map(|other| (&other.name, &other.host.address, other.host.port, &other.project));
+        let mut places: Vec<_> = places.chain(servers.iter().map(|new| (&new.name, &new.host, new.port, &new.project))).collect();
+        places.sort_by_key(|(name, host, port, project)| (*host, *port, project.trim_end_matches('/'), *name));
+        let twice = places.windows(2).find(|two| {
+            let [(one, host, port, project), (other, other_host, other_port, other_project)] = two else { return false };
+            let same = project.trim_end_matches('/') == other_project.trim_end_matches('/');
+            same && one != other && (host, port) == (other_host, other_port)
+        });
+        if let Some([(one, ..), (other, host, port, project)]) = twice {
+            return refused(format!("`{one}` and `{other}` would be one place, {project} on {host}, port {port}"));
+        }
         let add = |server: &NewServer| {
             let role = server.role.word();
             let values: [Value; 8] = [

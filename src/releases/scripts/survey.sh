@@ -38,7 +38,7 @@ export depth digest
 look='
 set -eu
 trap '\''code=$?; [ $code -eq 0 ] || exit 255'\'' EXIT
-i=0 list=
+i=0 list= missing=
 for name do
     i=$((i + 1))
     case $name in
@@ -54,15 +54,17 @@ for name do
     *)
         name=${name#+}
         if [ -e "./$name" ] || [ -L "./$name" ]; then list="$list \"./\${$i#+}\""
-        else printf -- "- 0 0\0./%s\0\0" "$name"
+        else missing="$missing \"\${$i#+}\""
         fi
         ;;
     esac
 done
+# One printf, because each is sent by itself.
+[ -z "$missing" ] || eval "printf -- \"- 0 0\\0./%s\\0\\0\" $missing"
 [ -n "$list" ] || exit 0
 eval "set -- $list"
 find "$@" $depth -printf "%y %m %s\0%p\0%l\0"
 [ -n "$digest" ] || exit 0
-find "$@" $depth -type f -print0 | xargs -0 -r -n 500 $digest
+find "$@" $depth -type f -print0 | xargs -0 -r -n 1000 $digest
 '
-xargs -0 -r -n 400 sh -c "$look" look
+xargs -0 -r -n 1000 sh -c "$look" look

@@ -88,7 +88,7 @@ remove "$@"
 '
 # From an earlier try.
 find "$room/old" -type d ! -perm -200 -exec chmod u+w {} +
-xargs -0 -r -n 400 sh -c "$act" act
+xargs -0 -r -n 1000 sh -c "$act" act
 if [ -e "$room/modes" ]; then
     # shellcheck disable=SC2016
     xargs -0 -r sh -c 'for item do chmod -- "${item%% *}" "./${item#* }" || exit 255; done' modes <"$room/modes"

@@ -33,7 +33,7 @@ async fn both() -> Both {
             host: "h".to_owned(),
             user: "u".to_owned(),
             port: 22,
-            project: "/srv/site".to_owned(),
+            project: format!("/srv/{name}"),
             backup: None,
         };
         ledger
@@ -50,6 +50,9 @@ async fn both() -> Both {
         assert!(second.contains("`beta` has the role beta already"), "{second}");
         let again = ledger.add_servers(&[server("web4", Role::Business), server("web1", Role::Business)]).await.unwrap_err();
         assert!(again.to_string().contains("there is a server `web1` already"), "{again}");
+        let elsewhere = NewServer { project: "/srv/web1/".to_owned(), ..server("web5", Role::Business) };
+        let same = ledger.add_servers(&[elsewhere]).await.unwrap_err().to_string();
+        assert_eq!(same, "`web1` and `web5` would be one place, /srv/web1/ on h, port 22");
         assert_eq!(ledger.servers().await.unwrap().len(), 5, "all of a list or nothing");
     }
     Both { _directory: directory, _cluster: cluster, ledgers }

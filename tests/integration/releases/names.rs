@@ -1,5 +1,6 @@
 //! What is copied: odd names, modes, times, symlinks; what is refused, and that nothing is copied then.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
@@ -105,6 +106,11 @@ async fn what_leads_out_of_the_project_or_has_a_line_end_in_its_name_is_refused(
     let id = refused(&fleet, &["ok"], "`ok/line\\nend` has a line end in its name").await;
     fleet.ledger().abandon(id, "me").await.unwrap();
     std::fs::remove_file(project.join("ok/line\nend")).unwrap();
+    let odd = project.join("ok").join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    std::fs::write(&odd, "1").unwrap();
+    let id = refused(&fleet, &["ok"], "refused on dev: `ok/caf\u{fffd}` is no UTF-8 text").await;
+    fleet.ledger().abandon(id, "me").await.unwrap();
+    std::fs::remove_file(odd).unwrap();
     nix::unistd::mkfifo(&project.join("ok/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused(&fleet, &["ok"], "`ok/pipe` is a device, pipe or socket").await;
 }

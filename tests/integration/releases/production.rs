@@ -239,6 +239,14 @@ async fn beta_copies_by_itself_with_a_key_of_its_own() {
         assert_eq!(fleet.tree(server), fleet.tree("beta"));
     }
     assert!(!fleet.path("spool").join(id.to_string()).join("beta").exists(), "nothing passed through the worker's spool");
+    let check = |fleet: &Fleet| super::fleet::told(&fleet.bullwork(&["release", "servers", "check", "web1"]));
+    let (code, out, errors) = check(&fleet);
+    assert_eq!(code, Some(0), "{out}{errors}");
+    let unknown = std::fs::read_to_string(fleet.path("client.pub")).unwrap();
+    std::fs::write(fleet.path("authorized"), unknown).unwrap();
+    let (code, out, _) = check(&fleet);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("from beta with its own key (RELEASE_BETA_KEY): it does not take our key"), "{out}");
 }
 
 #[tokio::test]
