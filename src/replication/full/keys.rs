@@ -24,6 +24,11 @@ use crate::postgres::{Doing, PostgresError};
 use crate::replication::ddl::Kind;
 use crate::worker::Run;
 
+/// For a key with an index at both ends: both are read in their order, without their tables, in a third of the time that a hash
+/// table of all keys takes. The usual costs of pages are of disks, and these indexes were written just now.
+const IN_ORDER: &str =
+    "set local enable_hashjoin = off; set local random_page_cost = 1; set local cpu_index_tuple_cost = 0.001; ";
+
 /// The keys of one table.
 pub(super) struct TableKeys {
     /// The table, by its place in the work.
@@ -120,6 +125,8 @@ pub(super) struct Validation {
     pub(super) table: String,
     pub(super) name: String,
     pub(super) sql: String,
+    /// There is an index at both ends.
+    pub(super) ordered: bool,
     /// Why a broken one is told and left unvalidated; nothing: it may not be broken.
     pub(super) may_fail: Option<&'static str>,
 }
@@ -128,7 +135,7 @@ impl Validation {
     /// Nothing where making the key looked at the rows already.
     pub(super) fn of(key: &SourceKey, may_fail: Option<&'static str>) -> Option<Self> {
         let sql = key.validate.clone()?;
-        Some(Validation { table: key.table.to_string(), name: key.name.clone(), sql, may_fail })
+        Some(Validation { table: key.table.to_string(), name: key.name.clone(), sql, ordered: key.ordered, may_fail })
     }
 
     fn told(&self) -> String {
@@ -139,7 +146,9 @@ impl Validation {
 async fn validate_one(run: &Run, target: &Client, key: &Validation) -> Result<(), PostgresError> {
     let start = Instant::now();
     let item = key.told();
-    target.batch_execute(&key.sql).await.doing(|| format!("validating foreign key {item}"))?;
+    // One message is one transaction.
+    let sql = if key.ordered { format!("{IN_ORDER}{}", key.sql) } else { key.sql.clone() };
+    target.batch_execute(&sql).await.doing(|| format!("validating foreign key {item}"))?;
     run.info_with(
         format!("FK CONSTRAINT {item}"),
         json!({"item_kind": "FK CONSTRAINT", "item": item, "table_name": key.table, "duration_ms": millis(start)}),

@@ -23,6 +23,10 @@ const TARGET: &str = "
 ('standard_conforming_strings', 'on'), ('default_tablespace', ''), ('default_table_access_method', 'heap'),
 ('transform_null_equals', 'off'), ('default_transaction_read_only', 'off'), ('jit', 'off')";
 
+/// What the sorts of all workers on the target may take together, and what each has at least, in MB.
+const SORTS_MB: usize = 512;
+const LEAST_MB: usize = 128;
+
 /// A session with a target for something else than a copy.
 pub(super) async fn for_target(database: &Database, purpose: &str) -> Result<Connection, PostgresError> {
     set_up(database.connect(purpose).await?, database, TARGET).await
@@ -80,18 +84,26 @@ impl<'d> Sessions<'d> {
 
     /// A target session.
     pub(in crate::replication) async fn target(&self) -> Result<Connection, PostgresError> {
+        self.target_with(LEAST_MB).await
+    }
+
+    /// A target session that sorts in `memory` MB, or in what the server gives where that is more.
+    async fn target_with(&self, memory: usize) -> Result<Connection, PostgresError> {
         let session = self.open(self.target, TARGET).await?;
-        let sql = "select set_config(name, case name when 'maintenance_work_mem' then '128MB' else 'lz4' end, false) from pg_settings \
-                   where (name = 'maintenance_work_mem' and setting::bigint < 131072) \
-                   or (name = 'default_toast_compression' and 'lz4' = any(enumvals))";
-        session.execute(sql, &[]).await.doing(|| "setting up a target session".to_owned())?;
+        let sql = format!(
+            "select set_config(name, case name when 'maintenance_work_mem' then '{memory}MB' else 'lz4' end, false) from pg_settings \
+             where (name = 'maintenance_work_mem' and setting::bigint < {}) \
+             or (name = 'default_toast_compression' and 'lz4' = any(enumvals))",
+            memory * 1024
+        );
+        session.execute(&sql, &[]).await.doing(|| "setting up a target session".to_owned())?;
         Ok(session)
     }
 
     /// A target session for one of `workers` that work side by side. They are the parallelism then: the
     /// server's own, within a statement, costs 1.3 times the CPU.
     pub(in crate::replication) async fn target_for_one_of(&self, workers: usize) -> Result<Connection, PostgresError> {
-        let session = self.target().await?;
+        let session = self.target_with((SORTS_MB / workers.max(1)).max(LEAST_MB)).await?;
         if workers > 1 {
             let sql = "set max_parallel_maintenance_workers = 0; set max_parallel_workers_per_gather = 0";
             session.batch_execute(sql).await.doing(|| "setting up a target session".to_owned())?;

@@ -184,6 +184,8 @@ pub(super) struct SourceKey {
     pub(super) add: String,
     /// Checks the rows afterwards, where `add` did not.
     pub(super) validate: Option<String>,
+    /// Its column leads an index, as the one that it points to does.
+    pub(super) ordered: bool,
 }
 
 const FOREIGN_KEYS: &str = r#"
@@ -192,7 +194,10 @@ select k.oid, n.nspname::text, c.relname::text, k.conname::text,
               k.conname, pg_get_constraintdef(k.oid), case when c.relkind = 'r' and k.convalidated then ' not valid' else '' end),
        case when c.relkind = 'r' and k.convalidated then
             format('alter table %I.%I validate constraint %I', n.nspname, c.relname, k.conname) end, k.conrelid, k.confrelid,
-       exists (select from pg_class i join pg_am m on m.oid = i.relam where i.oid = k.conindid and m.amname = 'btree')
+       exists (select from pg_class i join pg_am m on m.oid = i.relam where i.oid = k.conindid and m.amname = 'btree'),
+       cardinality(k.conkey) = 1 and exists (
+           select from pg_index x join pg_class i on i.oid = x.indexrelid join pg_am m on m.oid = i.relam
+            where x.indrelid = k.conrelid and x.indkey[0] = k.conkey[1] and x.indisvalid and x.indpred is null and m.amname = 'btree')
   from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
  where k.contype = 'f' and k.conparentid = 0 and k.oid >= 16384
  order by pg_table_size(c.oid) desc, k.oid
@@ -212,6 +217,7 @@ pub(super) async fn foreign_keys(client: &Client) -> Result<Vec<SourceKey>, Post
             validate: row.get(5),
             ends: (row.get(6), row.get(7)),
             early: row.get(8),
+            ordered: row.get(9),
         })
         .collect())
 }
