@@ -1,6 +1,10 @@
 //! The verbs as a person uses them, with workers behind a real Redis.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::fleet::{Fleet, told, user};
 use crate::support::redis::RedisServer;
@@ -92,4 +96,35 @@ async fn without_a_key_the_verbs_say_what_to_set() {
     fleet.more.push(("RELEASE_KNOWN_HOSTS".to_owned(), String::new()));
     let (code, _, errors) = told(&fleet.bullwork(&["release", "servers", "list"]));
     assert!(code == Some(1) && errors.contains("RELEASE_KNOWN_HOSTS"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_where_no_worker_is_hears_so_and_still_gets_the_end() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let fleet = Fleet::with(1, &[("REDIS_URL", &url)]).await;
+    fleet.write("dev", "f", "1");
+    let mut waiting = tokio::process::Command::from(fleet.command(&["release", "beta", "f", "--wait"]))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let mut until = async |wanted: &str| {
+        let found = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(wanted) {
+                    return;
+                }
+            }
+            panic!("it ended without `{wanted}`");
+        };
+        tokio::time::timeout(Duration::from_secs(120), found).await.unwrap_or_else(|_| panic!("no `{wanted}`"));
+    };
+    until("no worker has taken it up yet: does `bullwork background`").await;
+    let mut worker = fleet.command(&["worker", "release"]).spawn().unwrap();
+    until("beta_done («бета-копирование завершено»)").await;
+    assert!(waiting.wait().await.unwrap().success());
+    worker.kill().unwrap();
+    worker.wait().unwrap();
 }
