@@ -14,9 +14,11 @@
 //! - `dump`: a cluster as SQL, and back
 //! - `place`: a data directory put into another one's place
 //! - `fast`: template databases, switched by renaming
+//! - [`checkup`]: whether this machine has what the commands need
 //! - `pull`, `push`, `select`, `versions`, `rekey`, `legacy`: the commands
 
 pub mod arguments;
+pub mod checkup;
 mod cluster;
 mod dump;
 mod fast;
@@ -84,13 +86,22 @@ pub enum PresetError {
     #[error(transparent)]
     Postgres(#[from] PostgresError),
     /// A file.
-    #[error("{doing}: {error}")]
+    #[error("{doing}: {error}{}", room(error))]
     File {
         /// What we were at.
         doing: String,
         /// The system's words.
         error: std::io::Error,
     },
+}
+
+/// The way out where a disk is full.
+fn room(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => "; make room there and run the command again",
+        _ => "",
+    }
 }
 
 impl PresetError {

@@ -190,6 +190,12 @@ impl ProcessError {
     }
 }
 
+/// Whether a program's last words say that a disk is full, or a quota used up.
+#[must_use]
+pub fn tells_of_a_full_disk(words: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded"].iter().any(|told| words.contains(told))
+}
+
 async fn tail_of(stderr: impl tokio::io::AsyncRead + Unpin) -> String {
     let mut lines = BufReader::new(stderr).lines();
     let mut tail = Tail::default();

@@ -23,6 +23,8 @@ use crate::worker::{JobKind as _, Progress, Record, Run, RunSink};
 
 /// Exit code for arguments that cannot be understood.
 const USAGE: u8 = 2;
+/// Exit code of `get-lock` when it cannot tell: 1 means that somebody has the lock.
+const UNTOLD: u8 = 3;
 
 pub(super) async fn run(environment: &Environment, words: &[String]) -> anyhow::Result<ExitCode> {
     if words.iter().any(|word| matches!(word.as_str(), "-h" | "--help" | "help")) {
@@ -44,7 +46,12 @@ pub(super) async fn run(environment: &Environment, words: &[String]) -> anyhow::
         }
         return super::backup::enqueue(environment, PresetKind::NAME, serde_json::to_value(&call)?, wait).await;
     }
-    here(environment, &call).await
+    here(environment, &call).await.or_else(|error| Ok(failure(&call, &format!("{error:#}"))))
+}
+
+fn failure(call: &Call, told: &str) -> ExitCode {
+    eprintln!("db-p: {}", plain(&scrub(told)));
+    if call.command == "get-lock" { ExitCode::from(UNTOLD) } else { ExitCode::FAILURE }
 }
 
 fn usage(problem: &str) -> ExitCode {
@@ -74,8 +81,7 @@ async fn here(environment: &Environment, call: &Call) -> anyhow::Result<ExitCode
         Err(PresetError::Usage(error)) => Ok(usage(&error.to_string())),
         Err(error) => {
             terminal.note(&format!("{} failed: {error}", call.command));
-            eprintln!("db-p: {}", plain(&scrub(&error.to_string())));
-            Ok(ExitCode::FAILURE)
+            Ok(failure(call, &error.to_string()))
         }
     }
 }

@@ -4,19 +4,23 @@
 //! newline, with the end of the input, or when a client that has written something is silent for
 //! [`SILENCE`]: then it has sent what it wanted to, without a newline. One that is still writing after [`PATIENCE`], or
 //! after [`LONGEST`] bytes, is not taken for complete: half a request for a restore might be another one.
+//!
+//! Who has not shown the token yet is a stranger. Strangers have places of their own, and the one that waited longest gives way to a
+//! new one: whoever only holds connections open keeps nobody out, neither who has the token nor a stranger that speaks at once.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::protocol::{self, INVALID, Request, UNAUTHORIZED};
+use super::protocol::{self, Fault, INVALID, Request, UNAUTHORIZED};
 use crate::ops::restore_service::{Canceled, Denied, RestoreDesk};
 
 /// Bytes of a request.
@@ -25,8 +29,12 @@ pub const LONGEST: usize = 4096;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After so much silence, what came is the request.
 pub const SILENCE: Duration = Duration::from_secs(2);
-/// Connections at the same time.
+/// Connections at the same time whose request is not read yet, or was refused.
+const STRANGERS: usize = 64;
+/// Requests that are answered at the same time.
 const CONNECTIONS: usize = 64;
+/// Between two lines of the log that tell of strangers who had to give way.
+const QUIET: Duration = Duration::from_secs(60);
 /// Listings at the same time: each starts programs.
 const LISTINGS: usize = 4;
 /// Between two looks at tasks whose jobs are missing.
@@ -38,8 +46,8 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// Serves until `quiet`; then the requests that came are answered.
 pub async fn serve(listener: TcpListener, desk: RestoreDesk, quiet: CancellationToken) {
-    let face = Arc::new(Face { desk, listings: Semaphore::new(LISTINGS) });
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let face = Arc::new(Face { desk, places: Semaphore::new(CONNECTIONS), listings: Semaphore::new(LISTINGS) });
+    let mut strangers = Strangers::default();
     let tracker = TaskTracker::new();
     tracker.spawn(reconcile(face.clone(), quiet.clone()));
     loop {
@@ -56,17 +64,8 @@ pub async fn serve(listener: TcpListener, desk: RestoreDesk, quiet: Cancellation
                 continue;
             }
         };
-        let face = face.clone();
-        let place = places.clone().try_acquire_owned();
-        tracker.spawn(async move {
-            match place {
-                Ok(_place) => face.attend(stream).await,
-                Err(_) => {
-                    let full = format!("Error: {CONNECTIONS} connections are being served, which is the limit");
-                    answer(stream, &format!("{full}; try again in {} s", PATIENCE.as_secs())).await;
-                }
-            }
-        });
+        let (face, stranger) = (face.clone(), strangers.admit());
+        tracker.spawn(async move { face.attend(stream, stranger).await });
     }
     tracker.close();
     let _ = timeout(LAST, tracker.wait()).await;
@@ -90,31 +89,87 @@ async fn reconcile(face: Arc<Face>, quiet: CancellationToken) {
     }
 }
 
+/// Those whose request is not read yet, oldest first; who is let go by its own task is no stranger any more.
+#[derive(Default)]
+struct Strangers {
+    line: VecDeque<Weak<Notify>>,
+    told: Option<Instant>,
+}
+
+impl Strangers {
+    /// A place for a new one, who is told when it has to give way.
+    fn admit(&mut self) -> Arc<Notify> {
+        self.line.retain(|stranger| stranger.strong_count() > 0);
+        if self.line.len() >= STRANGERS
+            && let Some(oldest) = self.line.pop_front().and_then(|oldest| oldest.upgrade())
+        {
+            oldest.notify_one();
+            if self.told.is_none_or(|told| told.elapsed() >= QUIET) {
+                self.told = Some(Instant::now());
+                tracing::warn!("{STRANGERS} connections are open without a request; those that wait longest give way");
+            }
+        }
+        let stranger = Arc::new(Notify::new());
+        self.line.push_back(Arc::downgrade(&stranger));
+        stranger
+    }
+}
+
 struct Face {
     desk: RestoreDesk,
+    places: Semaphore,
     listings: Semaphore,
 }
 
 impl Face {
-    async fn attend(&self, mut stream: TcpStream) {
-        let reply = match receive(&mut stream).await {
-            Received::Nothing => return,
-            Received::Part => INVALID.to_owned(),
-            Received::Request(line) => self.reply(&line).await,
+    async fn attend(&self, mut stream: TcpStream, stranger: Arc<Notify>) {
+        let met = tokio::select! {
+            met = self.meet(&mut stream) => met,
+            () = stranger.notified() => {
+                let way_out = "this one waited longest; send the request at once";
+                let told = format!("Error: {STRANGERS} connections wait without a request, which is the limit, and {way_out}\n");
+                // Whoever does not read gets no more of our time.
+                let _ = stream.try_write(told.as_bytes());
+                return;
+            }
         };
-        answer(stream, &reply).await;
+        let Some((request, _place)) = met else { return };
+        drop(stranger);
+        let reply = self.reply(request).await;
+        answer(&mut stream, &reply).await;
     }
 
-    async fn reply(&self, line: &[u8]) -> String {
+    /// A request of somebody who may ask, and a place for it; whoever else there is gets the answer here.
+    async fn meet(&self, stream: &mut TcpStream) -> Option<(Result<Request, Fault>, SemaphorePermit<'_>)> {
+        let refusal = match receive(stream).await {
+            Received::Nothing => return None,
+            Received::Part => INVALID.to_owned(),
+            Received::Request(line) => match (self.understand(&line), self.places.try_acquire()) {
+                (Some(request), Ok(place)) => return Some((request, place)),
+                (None, _) => UNAUTHORIZED.to_owned(),
+                (Some(_), Err(_)) => {
+                    format!("Error: {CONNECTIONS} requests are being answered, which is the limit; try again in a few seconds")
+                }
+            },
+        };
+        answer(stream, &refusal).await;
+        None
+    }
+
+    /// What is asked for; nothing when the token is not the right one.
+    fn understand(&self, line: &[u8]) -> Option<Result<Request, Fault>> {
         let read = protocol::read(line);
-        if let Some(wanted) = &self.desk.config().token {
-            let given = read.token.unwrap_or_default();
-            if !protocol::same_token(&given, wanted.expose()) {
-                tracing::warn!("a request without the right token was refused");
-                return UNAUTHORIZED.to_owned();
-            }
+        if let Some(wanted) = &self.desk.config().token
+            && !protocol::same_token(&read.token.unwrap_or_default(), wanted.expose())
+        {
+            tracing::warn!("a request without the right token was refused");
+            return None;
         }
-        match read.request {
+        Some(read.request)
+    }
+
+    async fn reply(&self, request: Result<Request, Fault>) -> String {
+        match request {
             Err(fault) => fault.reply(),
             Ok(Request::Restore(wish)) => match self.desk.accept(wish).await {
                 Ok(id) => format!("Task accepted with ID: {id}"),
@@ -204,7 +259,7 @@ async fn receive(stream: &mut TcpStream) -> Received {
     }
 }
 
-async fn answer(mut stream: TcpStream, reply: &str) {
+async fn answer(stream: &mut TcpStream, reply: &str) {
     let sending = async {
         stream.write_all(format!("{reply}\n").as_bytes()).await?;
         stream.shutdown().await

@@ -1,4 +1,4 @@
-//! Checks with a fix for each: configuration, Redis, both databases, client tools, stores and what they hold.
+//! Checks with a fix for each: configuration, Redis, both databases, client tools, stores and what they hold, presets.
 //!
 //! Every check has its line whatever the others come to: one that cannot be made says why, so that
 //! two runs can be compared line by line. The servers are asked at the same time, because a mute one
@@ -6,6 +6,7 @@
 
 mod archives;
 mod databases;
+mod presets;
 mod services;
 mod stores;
 
@@ -89,12 +90,13 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
             false => (vec![Finding::good("replication", NOT_REPLICATING)], None),
         }
     };
-    let (redis, (databases, target_major), archives, stores, services) = tokio::join!(
+    let (redis, (databases, target_major), archives, stores, services, presets) = tokio::join!(
         redis(store.as_ref()),
         databases,
         archives::examine(&reader),
         stores::examine(&reader),
-        services::examine(&reader)
+        services::examine(&reader),
+        presets::examine(&reader)
     );
     let mut findings = vec![configuration(environment)];
     findings.extend(open_file(environment));
@@ -119,6 +121,7 @@ pub async fn examine(environment: &Environment) -> Vec<Finding> {
     findings.extend(archives);
     findings.extend(stores);
     findings.extend(services);
+    findings.extend(presets);
     findings
 }
 

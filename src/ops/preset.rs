@@ -26,7 +26,7 @@ pub async fn run(settings: Settings, run: &Run, call: &Call) -> Result<Done, Pre
 #[must_use]
 pub fn help() -> String {
     let mut text = String::from(
-        "Usage: db-p COMMAND [KEY=VALUE]... [--queue [--wait]]\n\nArguments stand in any order; lists are separated by commas, without blanks. --queue leaves a command\nmarked with * to a worker (`bullwork worker preset`). Exit codes: 0 done (get-lock: free), 1 refused or\nfailed (get-lock: locked), 2 wrong arguments.\n\nCommands:\n",
+        "Usage: db-p COMMAND [KEY=VALUE]... [--queue [--wait]]\n\nArguments stand in any order; lists are separated by commas, without blanks. --queue leaves a command\nmarked with * to a worker (`bullwork worker preset`). Exit codes: 0 done (get-lock: free), 1 refused or\nfailed (get-lock: locked), 2 wrong arguments, 3 get-lock could not tell.\n\nCommands:\n",
     );
     for spec in COMMANDS {
         let mut usage = format!("{}{}", spec.name, if spec.long { "*" } else { "" });

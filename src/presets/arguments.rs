@@ -64,7 +64,10 @@ pub static COMMANDS: &[Spec] = &[
         optional: &["hours"],
         ..spec("set-lock", "keep others from pushing a preset; prints the key that push-ex and reset-lock take")
     },
-    Spec { required: &["name"], ..spec("get-lock", "tell who locked a preset; exit code 1 when somebody did") },
+    Spec {
+        required: &["name"],
+        ..spec("get-lock", "tell who locked a preset; exit code 1 when somebody did, 0 when it is free, 3 when that is not known")
+    },
     Spec {
         required: &["name"],
         optional: &["key", "who"],

@@ -11,7 +11,7 @@ use super::local::{AloneError, Local};
 use super::settings::{DBP_APP_DEF_URL, DBP_PG_START_CMD, DBP_PG_STOP_CMD, DBP_TIME_LIMIT, Mode, Settings, environment};
 use crate::postgres::client_programs::PgDump;
 use crate::postgres::{Connection, Doing, PostgresError, quote_identifier, server_major};
-use crate::process::Program;
+use crate::process::{Program, tells_of_a_full_disk};
 use crate::redact::Secret;
 use crate::webhook::{self, Redirects};
 use crate::worker::Run;
@@ -88,6 +88,11 @@ impl<'a> Cluster<'a> {
             _ => false,
         };
         (alive && !elsewhere).then_some(pid)
+    }
+
+    /// Whether its server runs.
+    pub(super) fn runs(&self) -> bool {
+        self.postmaster().is_some()
     }
 
     /// Stops it, if it runs.
@@ -374,6 +379,10 @@ impl<'a> Cluster<'a> {
                 let given = given.unwrap_or_else(|e| Err(std::io::Error::other(e)));
                 given.map_err(|e| PresetError::file("giving the kept data directory to its owner", e))
             }
+            Ok(Err(error)) if tells_of_a_full_disk(&error.to_string()) => Err(PresetError::Refused(format!(
+                "there is no room for a copy of the cluster at {}, which was removed; make room and pull again ({error})",
+                to.display()
+            ))),
             Ok(Err(error)) => Err(error.into()),
             Err(stopped) => Err(stopped.into()),
         };

@@ -15,7 +15,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::PresetError;
 use super::local::{AloneError, Local};
-use crate::process::Program;
+use crate::process::{Program, tells_of_a_full_disk};
 use crate::worker::Run;
 
 /// The directory beside `data` that it changes places with.
@@ -103,7 +103,7 @@ fn bytes_below(directory: &Path) -> std::io::Result<u64> {
 /// Half a copy on a full disk is in everybody's way, and is removed.
 fn full(error: AloneError, snapshot: &Path, spare: &Path) -> PresetError {
     let text = error.to_string();
-    if !["No space left on device", "Disk quota exceeded"].iter().any(|words| text.contains(words)) {
+    if !tells_of_a_full_disk(&text) {
         return error.into();
     }
     let _ = std::fs::remove_dir_all(spare);

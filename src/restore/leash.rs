@@ -103,12 +103,19 @@ pub async fn run(
     let end = running.end().await;
     Ok(match end.result {
         Ok(()) => Ended::Done,
-        Err(ProcessError::Failed { status, stderr, .. }) => {
+        Err(ProcessError::Failed { program, status, code, stderr }) => {
             // What ssh itself says is on its own stderr.
             let own = (stderr != "nothing on stderr").then_some(stderr);
             let lines: Vec<String> = tail.into_iter().chain(own).collect();
             let said = if lines.is_empty() { "it said nothing".to_owned() } else { lines.join(" | ") };
-            Ended::Failed(format!("`{shown}` ended with {status}: {said}"))
+            Ended::Failed(match code {
+                Some(_) => format!("`{shown}` ended with {status}: {said}"),
+                // The guard gives on as a code what the tool ends with, so a signal is that of the guard, or of ssh.
+                None => format!(
+                    "our own `{program}`, which held `{shown}`, was ended by {status}, by somebody on this machine or because memory \
+                     ran out; what it held ends with it: {said}"
+                ),
+            })
         }
         Err(other) => return Err(other),
     })

@@ -54,6 +54,18 @@ pub enum RemoteError {
         /// Its last lines.
         reason: String,
     },
+    /// Our own ssh was killed: nobody knows how it went there.
+    #[error(
+        "our own `ssh` for `{command}` on {host} was ended by {status}, by somebody on this machine or because memory ran out; ask again"
+    )]
+    Cut {
+        /// Where.
+        host: String,
+        /// Its first words.
+        command: String,
+        /// `signal 9` or the like.
+        status: String,
+    },
     /// Too slow.
     #[error("`{command}` on {host} did not end within {} s", .limit.as_secs())]
     Late {
@@ -105,17 +117,26 @@ impl Ssh {
         self.line(host, &line, words.first().copied().unwrap_or_default(), PATIENCE).await
     }
 
-    /// Runs the operator's own line there.
+    /// Runs the operator's own line there. Whatever it writes is told when it fails.
     ///
     /// # Errors
     /// As [`Ssh::run`], with a limit of one's own.
-    pub async fn line(&self, host: &str, line: &str, shown: &str, limit: Duration) -> Result<String, RemoteError> {
+    pub async fn own_line(&self, host: &str, line: &str, shown: &str, limit: Duration) -> Result<(), RemoteError> {
+        // `systemctl` and others tell on their standard output why they failed; in one stream the lines keep their order.
+        self.line(host, &format!("exec 1>&2\n{line}"), shown, limit).await.map(drop)
+    }
+
+    async fn line(&self, host: &str, line: &str, shown: &str, limit: Duration) -> Result<String, RemoteError> {
         let output = tokio::time::timeout(limit, self.program(host, line).output()).await;
         let Ok(output) = output else {
             return Err(RemoteError::Late { host: host.to_owned(), command: shown.to_owned(), limit });
         };
         match output {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            // A program that is killed over there has ssh exit with a code; a signal is always ssh's own.
+            Err(ProcessError::Failed { status, code: None, .. }) => {
+                Err(RemoteError::Cut { host: host.to_owned(), command: shown.to_owned(), status })
+            }
             Err(ProcessError::Failed { status, stderr, .. }) if status == NO_CONNECTION => {
                 let reason = match explained(&stderr) {
                     Some(meaning) => format!("{meaning} ({stderr})"),
@@ -144,5 +165,29 @@ impl Ssh {
         let quoted = leash::words(words).iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
         let shown = format!("{} on {host}", words.first().map_or("", String::as_str));
         leash::run(self.program(host, &quoted), &shown, line, stop).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Regression: a killed ssh passed for a command that had failed over there, and so for an answer: "no server runs".
+    #[tokio::test]
+    async fn an_ssh_that_is_killed_is_no_answer_of_the_other_side() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("ssh");
+        std::fs::write(&program, "#!/bin/sh\nkill -KILL $$\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = program.display().to_string();
+        let ssh = Ssh { program, port: 22, user: "postgres".to_owned(), key: None, known_hosts: None };
+        let error = ssh.run("S-DB1", &["cat", "--", "postmaster.pid"]).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Cut { .. }), "{error:?}");
+        assert!(error.to_string().contains("our own `ssh` for `cat` on S-DB1 was ended by signal 9"), "{error}");
+        let ended = ssh.long("S-DB1", &["pgbackrest".to_owned()], |_| (), std::future::pending()).await.unwrap();
+        let Ended::Failed(told) = ended else { panic!("{ended:?}") };
+        assert!(told.contains("which held `pgbackrest on S-DB1`, was ended by signal 9"), "{told}");
     }
 }

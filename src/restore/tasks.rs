@@ -57,7 +57,7 @@ const LIST: &str = concat!(all_columns!(), " where status <> 'accepting' order b
 const OPEN: &str = concat!(all_columns!(), " where status in ('accepting', 'queued', 'in_progress') order by created_at, id");
 const LAST_OF_TARGET: &str = concat!(
     all_columns!(),
-    " where db_instance = $1 and db_host = $2 and id <> $3 and started_at is not null order by created_at desc, id desc limit 1"
+    " where db_instance = $1 and db_host = $2 and id <> $3 and target <> 'untouched' order by created_at desc, id desc limit 1"
 );
 const ACCEPT: &str = "update bullwork_restore_task set status = 'queued' where id = $1 and status = 'accepting'";
 const BEGIN: &str =
@@ -68,13 +68,14 @@ const RECORD: &str = "update bullwork_restore_task set steps = $2, target = $3 w
 const PROGRESS: &str = "update bullwork_restore_task set progress = $2 where id = $1 and status = 'in_progress'";
 const END: &str = "update bullwork_restore_task set status = $2, error = $3, completed_at = $4 where id = $1 and status = $5";
 const ASK_CANCEL: &str = "update bullwork_restore_task set cancel_requested = 1 where id = $1 and status = 'in_progress'";
-/// The newest of each target stays whatever its age: it says what the target is like.
+/// The newest that changed a target stays whatever its age: it says what the target is like.
 const FORGET: &str = "delete from bullwork_restore_task where status in ('completed', 'error', 'canceled')
     and id not in (select id from bullwork_restore_task where status in ('completed', 'error', 'canceled')
                    order by created_at desc, id desc limit $1)
-    and exists (select 1 from bullwork_restore_task newer where newer.db_instance = bullwork_restore_task.db_instance
-                and newer.db_host = bullwork_restore_task.db_host and newer.started_at is not null
-                and newer.created_at > bullwork_restore_task.created_at)";
+    and (target = 'untouched'
+         or exists (select 1 from bullwork_restore_task newer where newer.db_instance = bullwork_restore_task.db_instance
+                    and newer.db_host = bullwork_restore_task.db_host and newer.target <> 'untouched'
+                    and newer.created_at > bullwork_restore_task.created_at))";
 
 /// Where a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -287,7 +288,7 @@ impl Tasks {
         Ok(self.ready().await?.query(OPEN, []).await?.iter().map(Task::read).collect())
     }
 
-    /// The newest other task that was begun on the same target.
+    /// The newest other task that changed the same target; those that were refused after it say nothing of what it left.
     ///
     /// # Errors
     /// As [`Tasks::ready`].

@@ -1,6 +1,7 @@
 //! State in a SQLite file.
 //!
-//! Processes of one machine may share it: a writer waits for another up to [`PATIENCE`].
+//! Processes of one machine may share it: a writer waits for another up to [`PATIENCE`]. A file that is removed or replaced under us is
+//! noticed at the next statement, which fails, as all after it do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,12 +15,21 @@ use super::{Migration, Row, StateError, Statement, Value};
 
 /// How long a statement waits for another process's.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The way out when the file is another one: what is in memory of the old one must not be mixed with it.
+const RESTART: &str = "restart this process to go on with what stands there";
 const APPLIED: &str = "create table if not exists bullwork_migration (name text primary key, applied_at text not null)";
 
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    open: Arc<Mutex<Option<Connection>>>,
+    open: Arc<Mutex<Option<Opened>>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    connection: Connection,
+    /// Device and inode: which file it is, whatever stands under its name by now.
+    identity: (u64, u64),
 }
 
 impl File {
@@ -45,10 +55,24 @@ impl File {
                 if let Some(directory) = path.parent() {
                     fs::create_dir_all(directory).map_err(|error| refused(error.to_string()))?;
                 }
-                *open = Some(connect(&path).map_err(|error| refused(error.to_string()))?);
+                let connection = connect(&path).map_err(|error| refused(error.to_string()))?;
+                let identity = identity(&path).map_err(|error| refused(error.to_string()))?;
+                *open = Some(Opened { connection, identity });
             }
-            let connection = open.as_mut().expect("it was opened above");
-            work(connection).map_err(|error| refused(error.to_string()))
+            let opened = open.as_mut().expect("it was opened above");
+            // A removed file takes everything that is written, and nobody finds it again.
+            let still_there = || match identity(&path) {
+                Ok(found) if found == opened.identity => Ok(()),
+                Ok(_) => Err(refused(format!("it was replaced by another file while it was in use; {RESTART}"))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Err(refused(format!("it was removed or renamed while it was in use; put it back as it was, or {RESTART}")))
+                }
+                Err(error) => Err(refused(error.to_string())),
+            };
+            still_there()?;
+            let done = work(&mut opened.connection).map_err(|error| refused(error.to_string()))?;
+            still_there()?;
+            Ok(done)
         });
         done.await.map_err(|error| of_task(error.to_string()))?
     }
@@ -125,6 +149,12 @@ impl File {
         });
         taken.await.map_err(|error| of_task(error.to_string()))?
     }
+}
+
+fn identity(path: &std::path::Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 fn connect(path: &std::path::Path) -> rusqlite::Result<Connection> {

@@ -1,38 +1,9 @@
 //! The target's disk fills up in mid-copy.
-//!
-//! A small file system is mounted for it, which takes root; others see a line that says so.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use crate::support::postgres::Cluster;
-
-/// A file system of a few megabytes in memory; unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(megabytes: u32) -> Option<SmallDisk> {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=0777"), "tmpfs"])
-            .arg(directory.path())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        mounted.then_some(SmallDisk(directory))
-    }
-
-    fn resize(&self, megabytes: u32) {
-        let status =
-            Command::new("mount").args(["-o", &format!("remount,size={megabytes}m")]).arg(self.0.path()).status().unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
+use crate::support::postgres::{Cluster, give_to_server_user};
+use crate::support::small_disk::SmallDisk;
 
 fn replicate(cluster: &Cluster, swap: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bullwork"))
@@ -49,18 +20,11 @@ fn replicate(cluster: &Cluster, swap: &str) -> Output {
 
 #[tokio::test]
 async fn a_full_target_disk_is_told_with_the_targets_state_and_the_next_run_repairs_it() {
-    let Some(disk) = SmallDisk::mount(24) else {
-        println!("NOT RUN: mounting a small file system takes root");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(24) else { return };
     let cluster = Cluster::start();
-    let space = disk.0.path().join("space");
+    let space = disk.path().join("space");
     std::fs::create_dir(&space).unwrap();
-    if nix::unistd::geteuid().is_root() {
-        let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
-        nix::unistd::chown(&space, Some(user.uid), Some(user.gid)).unwrap();
-        std::os::unix::fs::chown(disk.0.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-    }
+    give_to_server_user(&space);
     let admin = cluster.client("postgres").await;
     admin.batch_execute(&format!("create tablespace small location '{}'", space.display())).await.unwrap();
     admin.batch_execute("create database warehouse tablespace small").await.unwrap();

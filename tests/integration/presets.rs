@@ -2,6 +2,7 @@
 
 mod commands;
 mod damage;
+mod doctor;
 mod failures;
 mod fast;
 mod kill;
@@ -127,10 +128,16 @@ impl Machine {
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_db-p"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_db-p"));
+        command.args(words);
+        command
+    }
+
+    /// Some program in its place and with its settings.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap_or_default());
         command
-            .args(words)
             .current_dir(self.home.path())
             .env_clear()
             .env("PATH", path)

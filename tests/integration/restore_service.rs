@@ -9,6 +9,7 @@ mod hostile;
 mod pgbackrest;
 mod probackup;
 mod queue;
+mod story;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -157,7 +158,10 @@ impl Scene {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let config = self.path("config.json");
-        std::fs::write(&config, Value::Object(self.config.clone()).to_string()).unwrap();
+        // Whole or not at all: one that was started before may be reading it.
+        let new = self.path("config.json.new");
+        std::fs::write(&new, Value::Object(self.config.clone()).to_string()).unwrap();
+        std::fs::rename(&new, &config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bullwork"));
         command
             .args(arguments)
@@ -304,4 +308,19 @@ fn base_backup(source: &Cluster, to: &Path) {
     as_server_user(&mut backup);
     let output = backup.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The largest file below a directory.
+fn largest(directory: &Path) -> PathBuf {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            match entry.metadata().unwrap() {
+                meta if meta.is_dir() => directories.push(entry.path()),
+                meta => files.push((meta.len(), entry.path())),
+            }
+        }
+    }
+    files.into_iter().max().expect("a backup has files").1
 }

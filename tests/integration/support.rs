@@ -7,6 +7,7 @@ pub mod proxy;
 pub mod redis;
 pub mod redis_group;
 pub mod s3;
+pub mod small_disk;
 pub mod sshd;
 
 use std::net::TcpListener;

@@ -13,6 +13,7 @@ use super::super::steps::{Condition, Step, StepState, Steps};
 use super::super::target::{Target, is_below, path_fault};
 use super::super::tasks::Task;
 use super::Counter;
+use crate::process::tells_of_a_full_disk;
 use crate::state::StateError;
 use crate::worker::Run;
 use crate::worker::run::Stopped;
@@ -23,6 +24,8 @@ const COMMAND: Duration = Duration::from_secs(600);
 const GONE: Duration = Duration::from_secs(20);
 /// Between two looks at a cluster.
 const LOOK: Duration = Duration::from_secs(1);
+/// A disk with less left is full for any cluster: a segment of WAL has 16 MiB.
+const FULL: u64 = 16 << 20;
 /// Tries to write a step down.
 const TRIES: u32 = 5;
 
@@ -285,21 +288,26 @@ impl<'e> Errand<'e> {
 
     async fn check_room(&self, work: &Work, pgdata: &str) -> Result<(), Fault> {
         let Some(needed) = work.backup.bytes else { return Ok(()) };
-        let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
-        let free = self.remote(&work.target, &["df", "-Pk", "--", pgdata]).await?;
-        let free = number(free.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)));
+        let free = self.free(&work.target, pgdata).await?;
         // A file may go while it is counted; then what du says is on the output all the same, but its code is not 0.
         let there = self.asked(&work.target, &["du", "-skx", "--", pgdata]).await?;
-        let there = number(there.as_deref().and_then(|text| text.split_whitespace().next()));
+        let there = there.as_deref().and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
         let (Some(free), Some(there)) = (free, there) else { return Ok(()) };
-        let room = (free + there) * 1024;
+        let room = free + there * 1024;
         if room < needed {
             return Err(Fault::Because(format!(
-                "{} has {room} bytes for {pgdata}, what is there included, and the backup needs {needed}",
+                "{} has {room} bytes for {pgdata}, what is there included, and the backup needs {needed}: make room there",
                 work.target.host
             )));
         }
         Ok(())
+    }
+
+    /// Bytes that are free where a directory is.
+    async fn free(&self, target: &Target, directory: &str) -> Result<Option<u64>, Fault> {
+        let told = self.remote(target, &["df", "-Pk", "--", directory]).await?;
+        let kilobytes = told.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+        Ok(kilobytes.map(|kilobytes| kilobytes * 1024))
     }
 
     /// The operator's line with the target's names, all of which are plain words.
@@ -327,7 +335,8 @@ impl<'e> Errand<'e> {
     async fn stop(&self, target: &Target) -> Result<(), Fault> {
         let ran = self.postmaster(target).await?.is_some();
         let line = self.filled(&self.config.stop_command, target);
-        let stopped = self.run.unless_stopped(self.config.ssh.line(&target.host, &line, "the stop command", COMMAND)).await?;
+        let stopped = self.config.ssh.own_line(&target.host, &line, "the stop command", COMMAND);
+        let stopped = self.run.unless_stopped(stopped).await?;
         match stopped {
             Ok(_) => {}
             Err(error @ RemoteError::Failed { .. }) if !ran => {
@@ -368,12 +377,33 @@ impl<'e> Errand<'e> {
             self.counter.total.store(total, Ordering::Relaxed);
             self.run.progress(|p| (p.done, p.total) = (done, total));
         };
-        Ok(self.config.engine.restore(&self.run, work, &told).await?)
+        match self.config.engine.restore(&self.run, work, &told).await.map_err(Fault::from) {
+            Err(Fault::Because(reason)) => Err(Fault::Because(format!("{reason}{}", self.room(&work.target, &reason).await))),
+            other => other,
+        }
+    }
+
+    /// The way out when a disk is full. pgBackRest says no more than that it could not write, so the disk itself is asked.
+    async fn room(&self, target: &Target, reason: &str) -> String {
+        let said = tells_of_a_full_disk(reason);
+        let Target { host, pgdata, wal_dir, database, .. } = target;
+        if !self.config.engine.is_physical() {
+            let told = format!("; the disk of the server which gets the database `{database}` is full: make room there");
+            return if said { told } else { String::new() };
+        }
+        for directory in std::iter::once(pgdata).chain(wal_dir) {
+            if let Ok(Some(free)) = self.free(target, directory).await
+                && free < FULL
+            {
+                return format!("; {directory} on {host} has {free} bytes left: make room there");
+            }
+        }
+        if said { format!("; a disk or a quota on {host} is used up: make room there") } else { String::new() }
     }
 
     async fn start(&self, target: &Target) -> Result<(), Fault> {
         let line = self.filled(&self.config.start_command, target);
-        self.run.unless_stopped(self.config.ssh.line(&target.host, &line, "the start command", COMMAND)).await??;
+        self.run.unless_stopped(self.config.ssh.own_line(&target.host, &line, "the start command", COMMAND)).await??;
         Ok(())
     }
 

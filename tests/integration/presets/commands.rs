@@ -1,8 +1,11 @@
 //! Words, settings, the key, and what nobody may read.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
+use super::failures::two;
 use super::{Machine, files, text};
+use crate::support::eventually;
 use crate::support::postgres::PASSWORD;
 use crate::support::s3::{S3, SECRET_KEY};
 
@@ -106,4 +109,26 @@ async fn no_secret_is_in_arguments_logs_notes_or_objects() {
     for (name, mode) in [("presets", 0o700), ("ready", 0o700), ("presets/selected.json", 0o600), ("db-p.log", 0o600)] {
         assert_eq!(std::fs::metadata(anna.path(name)).unwrap().mode() & 0o777, mode, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_terminal_shows_a_bar_with_what_is_done_in_percent() {
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    let (go, screen) = (boris.path("go"), boris.path("screen"));
+    let wait = format!("[ $DBP_PRESET = one ] || while [ ! -e {} ]; do sleep 0.05; done", go.display());
+    boris.set("DBP_MIGR_CMD", &wait);
+    // `script` gives it a terminal, and writes down what is shown there.
+    let line = format!("stty cols 120; exec {} get", env!("CARGO_BIN_EXE_db-p"));
+    let mut command = boris.program("script");
+    command.args(["-q", "-f", "-e", "-c", &line]).arg(&screen).env("TERM", "xterm").stdout(std::process::Stdio::null());
+    let mut child = command.spawn().expect("`script` is part of every Debian");
+    let shown = || text(&std::fs::read(&screen).unwrap_or_default());
+    let half = "[##########----------] 50 % migrate, 1 of 2";
+    let limit = Duration::from_secs(60);
+    eventually("one of two is done", limit, async || shown().contains(half) || child.try_wait().unwrap().is_some()).await;
+    assert!(shown().contains(half), "{}", shown());
+    std::fs::write(&go, "").unwrap();
+    assert!(child.wait().unwrap().success(), "{}", shown());
+    assert!(shown().contains("updated: one, two"), "{}", shown());
 }

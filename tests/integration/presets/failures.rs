@@ -7,6 +7,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::Machine;
 use crate::support::s3::S3;
+use crate::support::small_disk::SmallDisk;
 
 /// Two presets in a store, and a machine that has neither.
 pub(super) async fn two(s3: &S3) -> (Machine, Machine) {
@@ -179,39 +180,95 @@ async fn a_data_directory_that_is_none_or_of_another_server_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_copy_that_finds_no_room_is_removed_and_the_cluster_is_as_it_was() {
-    use std::os::unix::fs::PermissionsExt as _;
+async fn a_copy_that_would_find_no_room_is_not_begun() {
     let s3 = S3::start().await;
-    let (_anna, mut boris) = two(&s3).await;
+    let (_anna, boris) = two(&s3).await;
     boris.good(&["get"]);
     boris.good(&["select", "one"]);
-    // The disk is filled by somebody else while it copies.
-    boris.hold("rsync");
-    let file = boris.path("bin/rsync");
-    let text =
-        "#!/bin/bash\necho half >\"${@: -1}/half\"\necho 'rsync: write failed: No space left on device (28)' >&2\nexit 11\n";
-    std::fs::write(&file, text).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    boris.steps();
-    let error = boris.bad(&["select", "two"]);
-    assert!(error.contains("no room") && error.contains("the cluster is as it was") && !error.contains("flock"), "{error}");
-    assert!(!boris.path("data.bullwork-spare").exists() && boris.steps().is_empty());
-    boris.let_go();
-    // It is too small from the beginning.
     let spare = boris.path("data.bullwork-spare");
+    std::fs::remove_dir_all(&spare).unwrap();
     std::fs::create_dir(&spare).unwrap();
     let mounted =
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&spare).stderr(Stdio::null()).status();
     if mounted.is_ok_and(|status| status.success()) {
         let error = boris.bad(&["select", "two"]);
         let _ = Command::new("umount").arg("--lazy").arg(&spare).status();
-        assert!(error.contains("no room") && error.contains("are free; the cluster is as it was"), "{error}");
+        assert!(error.contains("no room") && error.contains("are free; the cluster is as it was; make room"), "{error}");
     } else {
         println!("NOT RUN: mounting a small file system takes root");
     }
     assert_eq!(boris.rows().await, ["one", "migrated"]);
     boris.good(&["select", "two"]);
     assert_eq!(boris.rows().await, ["two", "migrated"]);
+}
+
+/// The disk of the cluster is filled by somebody else while rsync copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_disk_that_fills_up_during_a_select_is_told_and_the_cluster_serves_as_before() {
+    let Some(disk) = SmallDisk::mount(256) else { return };
+    let s3 = S3::start().await;
+    let (_anna, mut boris) = two(&s3).await;
+    boris.good(&["get"]);
+    let data = disk.path().join("data");
+    let moved = Command::new("cp").args(["-a", "-T"]).args([boris.path("data"), data.clone()]).status();
+    assert!(moved.unwrap().success());
+    std::fs::remove_dir_all(boris.path("data")).unwrap();
+    std::os::unix::fs::symlink(&data, boris.path("data")).unwrap();
+    boris.good(&["select", "one"]);
+    boris.hold("rsync");
+    let script = format!("#!/bin/bash\n{}\nexec /usr/bin/rsync \"$@\"\n", disk.filling(4096));
+    std::fs::write(boris.path("bin/rsync"), script).unwrap();
+    // The spare one is as large as the copy; what differs must not fit.
+    std::fs::remove_dir_all(disk.path().join("data.bullwork-spare")).unwrap();
+    boris.steps();
+    let error = boris.bad(&["select", "two"]);
+    let spare = disk.path().join("data.bullwork-spare").display().to_string();
+    for told in [
+        "No space left on device",
+        "there is no room for a copy",
+        &spare,
+        "the cluster is as it was",
+        "make room and select again",
+    ] {
+        assert!(error.contains(told), "{told}: {error}");
+    }
+    assert!(!std::path::Path::new(&spare).exists() && boris.steps().is_empty());
+    assert_eq!(boris.good(&["what-selected"]), "one (revision 1 of shop/main)");
+    boris.let_go();
+    disk.make_room();
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+    boris.good(&["select", "two"]);
+    assert_eq!(boris.rows().await, ["two", "migrated"]);
+}
+
+/// What is ready lies on a disk of its own, which is full when the next one is to be kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_disk_that_is_full_when_a_preset_is_kept_is_told_and_the_earlier_one_stays() {
+    let Some(disk) = SmallDisk::mount(256) else { return };
+    let s3 = S3::start().await;
+    let (anna, mut boris) = two(&s3).await;
+    boris.set("DBP_PRESETS_DATA_DIR", &disk.path().join("ready").display().to_string());
+    boris.good(&["get"]);
+    anna.good(&["get"]);
+    anna.good(&["select", "one"]);
+    anna.fill(&["changed"]).await;
+    anna.good(&["push-ex", "name=one", "desc=changed"]);
+    disk.fill(4096);
+    let error = boris.bad(&["get"]);
+    let ready = disk.path().join("ready/shop/main/one@2-").display().to_string();
+    for told in
+        ["`one`: there is no room for a copy of the cluster", &ready, "No space left on device", "make room and pull again"]
+    {
+        assert!(error.contains(told), "{told}: {error}");
+    }
+    let kept = std::fs::read_dir(disk.path().join("ready/shop/main")).unwrap().count();
+    assert_eq!(kept, 2, "half a copy is of no use");
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["one", "migrated"]);
+    disk.make_room();
+    boris.good(&["get"]);
+    boris.good(&["select", "one"]);
+    assert_eq!(boris.rows().await, ["changed", "migrated"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -258,7 +315,10 @@ async fn a_full_disk_is_told_and_leaves_what_was_ready() {
     }
     let error = boris.bad(&["get"]);
     let _ = Command::new("umount").arg("--lazy").arg(&files).status();
-    assert!(error.contains("No space left on device") && error.contains("`one`"), "{error}");
+    let file = files.display().to_string();
+    for told in ["`one`: writing ", &file, "No space left on device", "make room there and run the command again"] {
+        assert!(error.contains(told), "{told}: {error}");
+    }
     boris.good(&["select", "one"]);
     assert_eq!(boris.rows().await, ["one", "migrated"]);
     boris.good(&["get"]);

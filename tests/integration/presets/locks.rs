@@ -7,11 +7,10 @@ use crate::support::s3::S3;
 async fn a_lock_keeps_others_from_pushing_until_its_key_or_force_ends_it() {
     let s3 = S3::start().await;
     let anna = Machine::sharing(&s3, None).await;
-    for words in [
-        vec!["get-lock", "name=base"],
-        vec!["reset-lock", "name=base", "force"],
-        vec!["set-lock", "name=base", "who=A", "desc=x"],
-    ] {
+    let absent = anna.db_p(&["get-lock", "name=base"]);
+    assert_eq!(absent.status.code(), Some(3), "it is neither free nor locked");
+    assert!(text(&absent.stderr).contains("no preset `base`") && absent.stdout.is_empty());
+    for words in [vec!["reset-lock", "name=base", "force"], vec!["set-lock", "name=base", "who=A", "desc=x"]] {
         assert!(anna.bad(&words).contains("no preset `base`"), "{words:?}");
     }
     anna.fill(&["one"]).await;
@@ -23,7 +22,17 @@ async fn a_lock_keeps_others_from_pushing_until_its_key_or_force_ends_it() {
     assert_eq!(lock.status.code(), Some(1));
     assert!(told.contains("locked by Анна since 20") && told.contains("переделываю схему") && !told.contains(&key), "{told}");
 
-    let boris = Machine::sharing(&s3, Some(&anna)).await;
+    // A store that does not answer, or settings that cannot be used, must not pass for a lock.
+    let mut boris = Machine::sharing(&s3, Some(&anna)).await;
+    for (name, value) in [("S3_SECRET_KEY", "another-secret-key-0123456789"), ("DBP_BRANCH", "a/b"), ("DBP_REPO", "")] {
+        let right = boris.setting(name);
+        boris.set(name, value);
+        let output = boris.db_p(&["get-lock", "name=base"]);
+        assert_eq!(output.status.code(), Some(3), "{name}: {}", text(&output.stderr));
+        boris.set(name, &right);
+    }
+    assert_eq!(boris.db_p(&["get-lock", "name=base"]).status.code(), Some(1));
+    assert!(boris.good(&["--help"]).contains("3 get-lock could not tell"));
     boris.good(&["get"]);
     boris.good(&["select", "base"]);
     let other = "0123456789abcdef0123456789abcdef";

@@ -87,12 +87,14 @@ async fn a_key_that_is_not_let_in_and_a_stop_that_fails_end_the_task() {
     refused(&scene, "db_instance=main1", "check", "Permission denied").await;
     drop((listener, worker));
     scene.set("ssh_key", json!(scene.sshd.file("client").display().to_string()));
-    scene.set("stop_command", json!("echo sorry >&2; exit 3"));
+    scene.set("stop_command", json!("echo the unit is masked; echo sorry >&2; exit 3"));
     let (_listener, _worker) = (scene.listen(), scene.work());
     let task = scene.until(&scene.accepted("db_instance=main1"), "error").await;
     let error = task["error"].as_str().unwrap();
     assert!(
-        error.contains("`stop` failed") && error.contains("exit code 3: sorry") && error.contains("its cluster may be stopped"),
+        error.contains("`stop` failed")
+            && error.contains("exit code 3: the unit is masked | sorry")
+            && error.contains("its cluster may be stopped"),
         "{error}"
     );
     assert_eq!((task["target"].as_str(), scene.says().await.as_str()), (Some("stopped"), "before"));

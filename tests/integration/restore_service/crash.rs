@@ -1,6 +1,8 @@
 //! Workers and listeners that die.
 
-use bullwork::restore::tasks::{Order, Tasks};
+use bullwork::postgres::Database;
+use bullwork::restore::steps::{Step, StepState, Steps};
+use bullwork::restore::tasks::{Order, Status, Tasks};
 use bullwork::state::State;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -100,6 +102,54 @@ async fn a_task_whose_worker_died_before_anything_was_changed_begins_again() {
     assert_eq!((chosen, scene.says().await.as_str()), (2, "restored"), "{task}");
 }
 
+/// Kills the worker while `step` is under way, and asks once more after the next worker has told what is left.
+async fn killed_during(step: &str, setting: &str, line: &str, told: &str) {
+    let mut scene = Scene::with_clusters().await;
+    let right = scene.config[setting].clone();
+    scene.set(
+        setting,
+        json!(line.replace("{right}", right.as_str().unwrap()).replace("{log}", &scene.path("log").display().to_string())),
+    );
+    let listener = scene.listen();
+    let mut worker = scene.work();
+    let id = scene.accepted("db_instance=main1");
+    eventually("the step is under way", LIMIT, async || {
+        let last = scene.task(&id)["steps"].as_array().and_then(|steps| steps.last().cloned()).unwrap_or_default();
+        last["step"] == step && last["state"] == "begun" && (scene.path("log/at").exists() || step == "wait")
+    })
+    .await;
+    worker.signal(Signal::SIGKILL);
+    worker.stop();
+    std::fs::write(scene.path("log/go"), "").unwrap();
+    drop(listener);
+    scene.set(setting, right);
+    let _listener = scene.listen();
+    let _worker = scene.work();
+    let task = scene.until(&id, "error").await;
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains(&format!("its worker ended during `{step}`; {told}")), "{error}");
+    let again = scene.accepted("db_instance=main1");
+    scene.until(&again, "completed").await;
+    assert_eq!(scene.says().await, "restored");
+}
+
+const HELD: &str = "touch {log}/at; while [ ! -e {log}/go ]; do sleep 0.1; done; {right}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_while_the_cluster_is_stopped_leaves_its_data() {
+    killed_during("stop", "stop_command", HELD, "the target's data are as they were, but its cluster may be stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_while_the_cluster_is_started_leaves_a_restored_one() {
+    killed_during("start", "start_command", HELD, "the target is restored, but its cluster was not seen running").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_while_it_waits_for_the_cluster_leaves_a_restored_one() {
+    killed_during("wait", "start_command", "true", "the target is restored, but its cluster was not seen running").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tool_that_fails_in_the_middle_tells_why_and_what_is_left() {
     let scene = Scene::with_clusters().await;
@@ -109,6 +159,71 @@ async fn a_tool_that_fails_in_the_middle_tells_why_and_what_is_left() {
     let error = task["error"].as_str().unwrap();
     assert!(error.contains("pg_probackup restore` ended with exit code 1") && error.contains("Input/output error"), "{error}");
     assert!(error.ends_with("with `incremental` to keep what is there already") && task["target"] == "incomplete", "{error}");
+}
+
+/// Regression: the listener went on writing into a file that nobody could find any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_file_that_is_removed_or_replaced_is_told_and_nothing_is_accepted_into_it() {
+    let scene = Scene::with_clusters().await;
+    let mut listener = scene.listen();
+    let id = scene.accepted("db_instance=main1");
+    let files = ["tasks.db", "tasks.db-wal", "tasks.db-shm"];
+    let rename = |from: &str, to: &str| {
+        for file in files {
+            let _ = std::fs::rename(scene.path(&format!("{from}{file}")), scene.path(&format!("{to}{file}")));
+        }
+    };
+    rename("", "away-");
+    for request in ["status", "db_instance=main1", &format!("cancel, id={id}")] {
+        let answer = scene.ask(request);
+        assert!(answer.starts_with("Error: ") && answer.contains("tasks.db: it was removed or renamed"), "{request}: {answer}");
+    }
+    assert!(!scene.path("tasks.db").exists(), "nothing new stands there");
+    std::fs::write(scene.path("tasks.db"), "").unwrap();
+    let answer = scene.ask("db_instance=main1");
+    assert!(answer.contains("it was replaced by another file") && answer.contains("restart this process"), "{answer}");
+    assert!(scene.log("Logs/bot.log").contains("it was removed or renamed"), "{}", scene.log("Logs/bot.log"));
+    // Put back, it serves on, and so does a process that begins anew.
+    rename("away-", "");
+    assert_eq!(scene.task(&id)["status"], "queued");
+    listener.stop();
+    let _listener = scene.listen();
+    let _worker = scene.work();
+    scene.until(&id, "completed").await;
+    assert_eq!(scene.calls("restore").len(), 1, "what was refused was not done");
+}
+
+/// Regression: a request that was refused hid what a restore before it had left, so that no further one was let there.
+#[tokio::test]
+async fn what_a_restore_left_is_remembered_whatever_is_refused_after_it() {
+    let (cluster, directory) = (Cluster::start(), tempfile::tempdir().unwrap());
+    cluster.create("state").await;
+    let database = Database::parse(&cluster.url("state")).unwrap();
+    for state in [State::in_file(&directory.path().join("tasks.db")), State::in_database(database)] {
+        let tasks = Tasks::new(state);
+        let order = Order { db_instance: "main1".to_owned(), db_host: "S-DB1".to_owned(), ..Order::default() };
+        let end = async |id: &str, step, how| {
+            tasks.insert(id, &order).await.unwrap();
+            assert!(tasks.accept(id).await.unwrap() && tasks.begin(id).await.unwrap());
+            let mut steps = Steps::default();
+            steps.begin(step, tasks.now());
+            steps.end(how, tasks.now());
+            assert!(tasks.record(id, &steps).await.unwrap());
+            assert!(tasks.end(id, Status::InProgress, Status::Error, Some("it failed")).await.unwrap());
+        };
+        let left = async || tasks.list().await.unwrap().into_iter().map(|task| task.id).collect::<Vec<_>>();
+        end("a-broken", Step::Restore, StepState::Failed).await;
+        for id in ["b-refused", "c-refused", "d-refused"] {
+            end(id, Step::Check, StepState::Failed).await;
+        }
+        let last = tasks.get("d-refused").await.unwrap().unwrap();
+        assert_eq!(tasks.before(&last).await.unwrap().unwrap().id, "a-broken");
+        tasks.forget(1).await.unwrap();
+        assert_eq!(left().await, ["a-broken", "d-refused"]);
+        end("e-whole", Step::Restore, StepState::Done).await;
+        tasks.forget(1).await.unwrap();
+        assert_eq!(left().await, ["e-whole"]);
+    }
 }
 
 /// A listener that died after the job was added, and before it promised anything.

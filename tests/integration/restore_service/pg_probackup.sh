@@ -1,12 +1,16 @@
 #!/bin/bash
 # Stands in for pg_probackup in tests: fails, prints and exits as the real one (2.5) is known to. Its catalogue is
-# $B/catalogue.json, its one backup $B/data. Files in $B make it special: invalid-ID, slow-validate, slow, fail-restore.
+# $B/catalogue.json, its one backup $B/data, made by a test or by `backup`. Files in $B make it special: invalid-ID,
+# slow-validate, slow, fail-restore.
 verb=$1
-B='' host='' port='' user='' pgdata='' waldir='' id='' incremental=no options=''
+B='' source='' instance='' server=() host='' port='' user='' pgdata='' waldir='' id='' incremental=no options=''
 words=("$@")
 for ((i = 0; i < ${#words[@]}; i++)); do
     case ${words[i]} in
         -B) B=${words[++i]} ;;
+        -D) source=${words[++i]} ;;
+        -h | -p | -U) server+=("${words[i]}" "${words[++i]}") ;;
+        --instance=*) instance=${words[i]#*=} ;;
         -I) incremental=${words[++i]} ;;
         --remote-host=*) host=${words[i]#*=} ;;
         --remote-port=*) port=${words[i]#*=} ;;
@@ -30,6 +34,28 @@ fail() {
 }
 
 case $verb in
+    init)
+        [[ -n $(ls -A "$B") && $(ls -A "$B") != calls ]] && fail "backup catalog already exist and it's not empty"
+        mkdir "$B/backups" "$B/wal"
+        echo "INFO: Backup catalog '$B' successfully initialized" >&2
+        ;;
+    add-instance)
+        [[ -e $source/PG_VERSION ]] || fail "could not open file \"$source/global/pg_control\" for reading"
+        mkdir "$B/backups/$instance" "$B/wal/$instance" || fail "Instance '$instance' backup directory already exists"
+        echo "INFO: Instance '$instance' successfully initialized" >&2
+        ;;
+    backup)
+        [[ -d $B/backups/$instance ]] || fail "Instance '$instance' does not exist in this backup catalog"
+        id=$(printf '%X' "$(date +%s)")
+        echo "INFO: Backup start, pg_probackup version: 2.5.16, instance: $instance, backup ID: $id, backup mode: FULL" >&2
+        mkdir "$B/backups/$instance/$id"
+        pg_basebackup "${server[@]}" -c fast -X fetch --no-sync -D "$B/backups/$instance/$id/database" || fail "Data files transferring failed"
+        (cd "$B/backups/$instance/$id/database" && find . -type f -exec sha256sum {} + >../checksums)
+        ln -sfn "backups/$instance/$id/database" "$B/data"
+        printf '[{"instance": "%s", "backups": [{"id": "%s", "backup-mode": "FULL", "wal": "STREAM", "status": "OK",
+            "recovery-time": "%s", "data-bytes": 1000}]}]' "$instance" "$id" "$(date '+%F %T%:::z')" >"$B/catalogue.json"
+        echo "INFO: Backup $id completed" >&2
+        ;;
     show) cat "$B/catalogue.json" ;;
     validate)
         echo "INFO: Validating backup $id" >&2
@@ -38,6 +64,10 @@ case $verb in
             sleep 3600
         fi
         [[ -e $B/invalid-$id ]] && fail "Backup $id data files are corrupted"
+        backup=$B/backups/$instance/$id
+        if [[ -e $backup/checksums ]] && ! (cd "$backup/database" && sha256sum --quiet --check ../checksums >&2); then
+            fail "Backup $id data files are corrupted"
+        fi
         echo "INFO: Backup $id data files are valid" >&2
         ;;
     restore)

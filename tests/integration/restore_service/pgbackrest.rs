@@ -4,13 +4,17 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{LIMIT, Scene, base_backup, said};
+use super::{LIMIT, Scene, base_backup, largest, said};
 use crate::support::eventually;
 use crate::support::postgres::{Cluster, PASSWORD, as_server_user, give_to_server_user};
+use crate::support::small_disk::SmallDisk;
 
 /// A repository with a backup of a cluster in which table `t` says `restored`, changed after it; and the target.
 async fn scene() -> (Scene, String) {
-    let mut scene = Scene::new();
+    within(Scene::new()).await
+}
+
+async fn within(mut scene: Scene) -> (Scene, String) {
     let at = |name: &str| scene.path(name).display().to_string();
     for name in ["repo", "br-log", "br-lock", "br-spool", "socket"] {
         std::fs::create_dir(at(name)).unwrap();
@@ -115,15 +119,7 @@ async fn a_damaged_repository_is_found_out_before_the_target_is_touched() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelling_ends_pgbackrest_on_the_targets_machine() {
     let (mut scene, _) = scene().await;
-    // A tool that is slow there, and is the real one otherwise.
-    let slow = scene.path("slow-pgbackrest");
-    std::fs::write(
-        &slow,
-        "#!/bin/sh\nfor word; do last=$word; done\n[ \"$last\" = restore ] && sleep 3601\nexec pgbackrest \"$@\"\n",
-    )
-    .unwrap();
-    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    scene.set("tool", json!(slow.display().to_string()));
+    slow(&mut scene);
     let (_listener, _worker) = (scene.listen(), scene.work());
     let id = scene.accepted("db_instance=main1");
     eventually("it restores", LIMIT, async || {
@@ -136,16 +132,89 @@ async fn cancelling_ends_pgbackrest_on_the_targets_machine() {
     assert!(scene.processes("slow-pgbackrest").is_empty(), "{:?}", scene.processes("slow-pgbackrest"));
 }
 
-fn largest(directory: &std::path::Path) -> std::path::PathBuf {
-    let mut files = Vec::new();
-    let mut directories = vec![directory.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
-            match entry.metadata().unwrap() {
-                meta if meta.is_dir() => directories.push(entry.path()),
-                meta => files.push((meta.len(), entry.path())),
-            }
-        }
+/// Somebody else fills the target's disk while pgBackRest restores.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fills_up_in_mid_restore_is_told_and_the_next_request_repairs_it() {
+    let Some(disk) = SmallDisk::mount(256) else { return };
+    let mut scene = Scene::new();
+    std::fs::remove_dir(scene.path("pgdata")).unwrap();
+    std::os::unix::fs::symlink(disk.path(), scene.path("pgdata")).unwrap();
+    let pgdata = disk.path().join("main1").display().to_string();
+    scene.set("roots", json!([disk.path().display().to_string()]));
+    scene.set("db_host_mapping", json!({"main1": {"db_host": "127.0.0.1", "pg_ctl_instance": "main", "pgdata": pgdata}}));
+    let (mut scene, _) = within(scene).await;
+    let full = scene.path("full-pgbackrest");
+    let script = format!(
+        "#!/bin/sh\nfor word; do last=$word; done\nif [ \"$last\" = restore ]; then {}; fi\nexec pgbackrest \"$@\"\n",
+        disk.filling(8192)
+    );
+    std::fs::write(&full, script).unwrap();
+    std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    scene.set("tool", json!(full.display().to_string()));
+    let (_listener, worker) = (scene.listen(), scene.work());
+    let task = scene.until(&scene.accepted("db_instance=main1"), "error").await;
+    let error = task["error"].as_str().unwrap();
+    for told in [
+        "`restore` failed: ",
+        &format!("unable to write '{pgdata}/"),
+        &format!("{pgdata} on 127.0.0.1 has "),
+        "bytes left: make room there",
+        "the target is half-restored and stopped: ask again",
+    ] {
+        assert!(error.contains(told), "{told}: {error}");
     }
-    files.into_iter().max().expect("a backup has files").1
+    assert_eq!((task["target"].as_str(), scene.says().await.as_str()), (Some("incomplete"), "does not run"));
+    // As long as there is no room, that is found out before anything more is done.
+    let task = scene.until(&scene.accepted("db_instance=main1"), "error").await;
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains("`check` failed: ") && error.contains("make room there") && error.contains(&pgdata), "{error}");
+
+    disk.make_room();
+    drop((_listener, worker));
+    scene.set("tool", json!("pgbackrest"));
+    let (_listener, _worker) = (scene.listen(), scene.work());
+    scene.until(&scene.accepted("db_instance=main1, incremental"), "completed").await;
+    assert_eq!(scene.says().await, "restored");
+}
+
+/// Regression: it was told as pgBackRest's own end over there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ssh_that_is_killed_is_told_as_what_it_is_and_the_tool_there_ends_with_it() {
+    let (mut scene, _) = scene().await;
+    slow(&mut scene);
+    let (_listener, _worker) = (scene.listen(), scene.work());
+    let id = scene.accepted("db_instance=main1");
+    let tool = scene.path("slow-pgbackrest").display().to_string();
+    let command = format!("{tool} --config");
+    eventually("it restores", LIMIT, async || scene.processes(&command).iter().any(|line| line.contains("--set="))).await;
+    let ours = pids(|words| words[0] == "ssh" && words.iter().any(|word| word.contains(&tool) && word.contains("--set=")));
+    assert_eq!(ours.len(), 1, "{ours:?}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(ours[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let task = scene.until(&id, "error").await;
+    let error = task["error"].as_str().unwrap();
+    assert!(error.contains("our own `ssh`, which held") && error.contains("was ended by signal 9"), "{error}");
+    assert_eq!(task["target"], "incomplete");
+    eventually("the tool has ended there", LIMIT, async || scene.processes("slow-pgbackrest").is_empty()).await;
+}
+
+/// Has the tool be slow there, and the real one otherwise.
+fn slow(scene: &mut Scene) {
+    let slow = scene.path("slow-pgbackrest");
+    std::fs::write(
+        &slow,
+        "#!/bin/sh\nfor word; do last=$word; done\n[ \"$last\" = restore ] && sleep 3601\nexec pgbackrest \"$@\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    scene.set("tool", json!(slow.display().to_string()));
+}
+
+/// Processes with such words.
+fn pids(wanted: impl Fn(&[String]) -> bool) -> Vec<i32> {
+    let pid = |entry: std::fs::DirEntry| {
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<String> = String::from_utf8_lossy(&words).split('\0').map(str::to_owned).collect();
+        wanted(&words).then(|| entry.file_name().to_string_lossy().parse().ok()).flatten()
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(pid).collect()
 }
