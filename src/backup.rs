@@ -38,7 +38,7 @@ mod archive;
 pub mod baseline;
 pub mod choice;
 mod columns;
-mod demands;
+pub(crate) mod demands;
 pub mod destination;
 pub mod drill;
 pub mod dump;

@@ -103,7 +103,7 @@ pub(super) async fn of(client: &Client) -> Result<Demands, PostgresError> {
 }
 
 /// What is missing on this server for this role, a fragment for each; `new` is whether the database is made by the restore.
-pub(super) async fn missing(client: &Client, demands: &Demands, new: bool) -> Result<Vec<String>, PostgresError> {
+pub(crate) async fn missing(client: &Client, demands: &Demands, new: bool) -> Result<Vec<String>, PostgresError> {
     let doing = || "looking whether the role may restore the archive".to_owned();
     let roles = names(demands);
     let (mut guests, mut schemas, mut hosts) = (Vec::new(), Vec::new(), Vec::new());

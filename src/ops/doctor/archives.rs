@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Finding;
 use crate::backup::choice::Choice;
+use crate::backup::demands;
 use crate::backup::destination::{BACKUP_DRILL_DATABASE_URL, RESTORE_DATABASE_URL};
 use crate::backup::keys::RESTORE_AGE_KEY_FILE;
 use crate::backup::manifest::Manifest;
@@ -48,10 +49,10 @@ pub(super) async fn examine(reader: &Reader<'_>) -> Vec<Finding> {
     let servers = [(&RESTORE_DATABASE_URL, "restore server"), (&BACKUP_DRILL_DATABASE_URL, "drill server")];
     let servers: Vec<_> = servers.into_iter().filter(|(setting, _)| set(setting)).collect();
     if !servers.is_empty() {
-        for (setting, check) in servers {
-            findings.push(landing(reader, setting, check).await);
-        }
         let newest = newest(reader).await;
+        for (setting, check) in servers {
+            findings.push(landing(reader, setting, check, newest.as_ref()).await);
+        }
         findings.push(reading(reader, newest.as_ref()).await);
         findings.push(key(reader, newest.as_ref()));
     }
@@ -122,8 +123,8 @@ async fn recipients(reader: &Reader<'_>) -> Finding {
     }
 }
 
-/// A server that archives are restored to.
-async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static str) -> Finding {
+/// A server that archives are restored to, and whether our role there may restore the newest one.
+async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static str, newest: Option<&Manifest>) -> Finding {
     match server(reader, setting).await {
         Err(seen) => Finding::bad(check, seen, format!("check {}, the network and pg_hba.conf", setting.name)),
         Ok(server) if server.standby => {
@@ -138,7 +139,21 @@ async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static
                 "ALTER ROLE … CREATEDB; without CREATEROLE the roles that archives name have to be there too",
             )
         }
-        Ok(server) => Finding::good(check, server.told),
+        Ok(server) => {
+            let Some((archive, demands)) = newest.and_then(|manifest| Some((manifest.archive, manifest.demands.as_ref()?)))
+            else {
+                return Finding::good(check, server.told);
+            };
+            match demands::missing(&server.session, demands, true).await {
+                Ok(missing) if missing.is_empty() => Finding::good(check, server.told),
+                Ok(missing) => Finding::bad(
+                    check,
+                    format!("the role cannot restore the newest archive, {archive}: {}", missing.join("; ")),
+                    format!("grant what is missing, or let {} name a superuser", setting.name),
+                ),
+                Err(error) => Finding::bad(check, error.to_string(), format!("check the rights of {}'s role", setting.name)),
+            }
+        }
     }
 }
 

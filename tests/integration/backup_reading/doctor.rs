@@ -131,6 +131,23 @@ async fn the_private_key_is_held_against_the_newest_archive() {
 }
 
 #[tokio::test]
+async fn a_role_that_could_not_restore_the_newest_archive_is_told() {
+    let setup = Setup::new().await;
+    let password = crate::support::postgres::PASSWORD;
+    setup.shop.batch_execute(&format!("create role clerk login createdb password '{password}'")).await.unwrap();
+    let server = setup.cluster.url("postgres").replace("owner:", "clerk:");
+    let ask = || finding(&setup, &[("RESTORE_DATABASE_URL", &server)], "restore server");
+    let found = ask();
+    assert!(found.contains("ok"), "there is no archive yet: {found}");
+    setup.take(&[]).await;
+    let found = ask();
+    assert!(found.contains("failed") && found.contains("belongs to the roles `owner`, of which it is no member"), "{found}");
+    setup.shop.batch_execute("grant owner to clerk").await.unwrap();
+    let found = ask();
+    assert!(found.contains("ok") && !found.contains("owner`"), "{found}");
+}
+
+#[tokio::test]
 async fn metrics_tell_how_old_archives_and_drills_are() {
     let setup = Setup::new().await;
     let port = free_port();
