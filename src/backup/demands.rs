@@ -120,7 +120,9 @@ pub(crate) async fn missing(client: &Client, demands: &Demands, new: bool) -> Re
         missing.push(format!("the server does not have the extensions {names} (install their packages there)"));
     }
     if let Some(names) = told(client.query_one(NOT_OURS, &[&roles]).await.doing(doing)?) {
-        missing.push(format!("some of it belongs to the roles {names}, of which it is no member (grant them to it)"));
+        missing.push(format!(
+            "some of it belongs to the roles {names}, of which it is no member (grant them to it, or let a superuser restore)"
+        ));
     }
     if let Some(names) = told(client.query_one(SHUT_OUT, &[&guests, &schemas, &hosts, &new]).await.doing(doing)?) {
         missing.push(format!("things of {names} need the schema's owner or a superuser"));

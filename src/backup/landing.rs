@@ -72,7 +72,7 @@ pub enum LandingError {
         missing: String,
     },
     /// It may not do what the archive needs.
-    #[error("the role of {server} cannot restore this archive: {missing}; or restore as a superuser")]
+    #[error("the role of {server} cannot restore this archive: {missing}")]
     Demands {
         /// Where.
         server: String,
