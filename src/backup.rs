@@ -38,6 +38,7 @@ mod archive;
 pub mod baseline;
 pub mod choice;
 mod columns;
+pub(crate) mod demands;
 pub mod destination;
 pub mod drill;
 pub mod dump;
@@ -100,6 +101,10 @@ use shelf::{Shelf, ShelfError};
 use squeeze::SqueezeError;
 use stages::Stages;
 use watchdog::Watchdog;
+
+/// Why there is an archive though nothing is seen to differ.
+const OTHER_DATABASE: &str =
+    "the database took the place of the newest archive's (restored, or on another server), and not all can be compared with that";
 
 /// What is backed up, and how.
 #[derive(Clone, Debug)]
@@ -408,21 +413,39 @@ impl Backup {
             let told = match before.archive {
                 None if self.shelf.archives().await?.is_empty() => "there is none yet".to_owned(),
                 None => "what the newest one held is not known any more: the baseline is lost".to_owned(),
-                Some(gone) => format!("the newest one, {gone}, is not in the store any more"),
+                Some(gone) => format!("the newest one, {gone}, is not in the store any more, or not whole"),
             };
             return archive(state, Reason::First, told, Vec::new(), false);
         };
         let changed = survey::differences(&known.tables, &state.tables);
-        let definitions = known.catalogue != state.catalogue;
+        let mut definitions = known.catalogue != state.catalogue;
+        let mut other_database = false;
+        if definitions && let Some(archive) = before.archive {
+            // Objects of another database have other numbers, so the catalogue differs whether anything was defined otherwise or
+            // not. The text tells, but not all: rights, owners and comments are not in it. So it decides what is said, never
+            // that nothing changed.
+            let manifest = self.shelf.manifest(archive).await?;
+            other_database = reading.origin.is_other_than(&manifest.database);
+            if other_database {
+                let alike = restore::major(&manifest.database.server_version) == reading.major();
+                definitions = alike && schema::definitions(&reading.session).await? != manifest.schema_sha256;
+            }
+        }
         if request.force {
             return archive(state, Reason::Forced, "somebody asked for it".to_owned(), changed, definitions);
         }
-        if !changed.is_empty() || definitions {
-            let mut told = if changed.is_empty() { String::new() } else { format!("changed: {}", changed.join(", ")) };
-            if definitions {
-                told.push_str(if told.is_empty() { "definitions changed" } else { "; definitions too" });
+        if !changed.is_empty() || definitions || other_database {
+            let mut told = Vec::new();
+            if !changed.is_empty() {
+                told.push(format!("changed: {}", changed.join(", ")));
             }
-            return archive(state, Reason::Changed, told, changed, definitions);
+            if definitions {
+                told.push(if changed.is_empty() { "definitions changed" } else { "definitions too" }.to_owned());
+            }
+            if other_database {
+                told.push(OTHER_DATABASE.to_owned());
+            }
+            return archive(state, Reason::Changed, told.join("; "), changed, definitions);
         }
         if other_form {
             let told = "archives are for others than the newest one, or have other fixtures".to_owned();

@@ -19,7 +19,7 @@ use super::squeeze::{self, Squeezed};
 use super::stages::Stages;
 use super::survey::{self, Table};
 use super::tar::{PART, Tar};
-use super::{Backup, BackupError, hex, roles, schema};
+use super::{Backup, BackupError, demands, hex, roles, schema};
 use crate::seal::Sealer;
 use crate::storage::{Fault, StorageError, Upload};
 use crate::worker::Run;
@@ -122,6 +122,7 @@ struct Prepared {
     large_objects: super::manifest::LargeObjects,
     schema_sha256: String,
     roles: Vec<String>,
+    demands: super::manifest::Demands,
     sealer: Option<Sealer>,
 }
 
@@ -149,7 +150,8 @@ async fn prepare(backup: &Backup, run: &Run, task: &Task<'_>, held: &Held) -> Re
         run.info(done);
     }
     let schema_sha256 = schema::definitions(client).await?;
-    Ok(Prepared { name, dump, fixtures, tables, large_objects, schema_sha256, roles: roles::names(client).await?, sealer })
+    let (roles, demands) = (roles::names(client).await?, demands::of(client).await?);
+    Ok(Prepared { name, dump, fixtures, tables, large_objects, schema_sha256, roles, demands, sealer })
 }
 
 async fn stream(
@@ -292,6 +294,7 @@ fn manifest(backup: &Backup, task: &Task<'_>, prepared: Prepared, collected: Col
         large_objects: Some(prepared.large_objects),
         schema_sha256: prepared.schema_sha256,
         roles: prepared.roles,
+        demands: Some(prepared.demands),
         plain: collected.plain,
         stored,
     }

@@ -10,6 +10,9 @@ use super::name::Name;
 use super::shelf::{Shelf, Shelved};
 use crate::storage::StorageError;
 
+/// As a moment is written.
+const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
+
 /// Which one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
@@ -52,6 +55,16 @@ pub enum ChoiceError {
         store: String,
         /// What was asked for.
         choice: Choice,
+    },
+    /// All of them are younger.
+    #[error("{store} has no archive as old as {at}; the oldest one is {oldest}")]
+    Younger {
+        /// Where it was looked for.
+        store: String,
+        /// What was asked for.
+        at: String,
+        /// The first one that there is.
+        oldest: Name,
     },
 }
 
@@ -98,10 +111,14 @@ impl Choice {
     /// When there is none, or the store cannot be asked.
     pub async fn find(&self, shelf: &Shelf) -> Result<Name, ChoiceError> {
         let archives = shelf.archives().await?;
-        match self.among(&archives) {
-            Some(shelved) => Ok(shelved.name),
-            None if archives.is_empty() => Err(ChoiceError::Empty(shelf.shown())),
-            None => Err(ChoiceError::Missing { store: shelf.shown(), choice: *self }),
+        let store = shelf.shown();
+        match (self.among(&archives), archives.first(), self) {
+            (Some(shelved), _, _) => Ok(shelved.name),
+            (None, None, _) => Err(ChoiceError::Empty(store)),
+            (None, Some(oldest), Choice::At(at)) => {
+                Err(ChoiceError::Younger { store, at: at.format(TIME).to_string(), oldest: oldest.name })
+            }
+            (None, Some(_), _) => Err(ChoiceError::Missing { store, choice: *self }),
         }
     }
 }
@@ -111,7 +128,7 @@ impl fmt::Display for Choice {
         match self {
             Choice::Latest => f.write_str("latest"),
             Choice::Named(name) => write!(f, "{name}"),
-            Choice::At(at) => write!(f, "@{}", at.format("%Y-%m-%dT%H:%M:%SZ")),
+            Choice::At(at) => write!(f, "@{}", at.format(TIME)),
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::properties;
+use super::manifest::Demands;
+use super::{demands, properties};
 use crate::postgres::{Connection, Database, Doing, PostgresError, explain, quote_identifier, quote_literal};
 use crate::worker::Run;
 
@@ -48,7 +49,7 @@ const END_SESSIONS: &str =
 pub enum LandingError {
     /// The name is none.
     #[error(
-        "`{0}` cannot be a database's name here: letters, digits, `.`, `_` and `-`, begun with a letter or digit, 63 at most; an address with its password belongs into RESTORE_DATABASE_URL, never into an argument"
+        "`{0}` cannot be a database's name here: letters, digits, `.`, `_` and `-`, begun with a letter or digit, 63 at most, or the very name of the database that the archive is of; an address with its password belongs into RESTORE_DATABASE_URL, never into an argument"
     )]
     Name(String),
     /// What is in it would be in every database that is made later.
@@ -68,6 +69,14 @@ pub enum LandingError {
         /// Where.
         server: String,
         /// Their names.
+        missing: String,
+    },
+    /// It may not do what the archive needs.
+    #[error("the role of {server} cannot restore this archive: {missing}")]
+    Demands {
+        /// Where.
+        server: String,
+        /// What is missing.
         missing: String,
     },
     /// The server is older than the source.
@@ -100,6 +109,9 @@ pub enum LandingError {
         /// Some of what it holds.
         holdings: String,
     },
+    /// An earlier restore made it.
+    #[error("database `{0}` is there already, restored from this very archive; use that one, or name another one by --into")]
+    Copy(String),
     /// Somebody works in the database that is to be replaced.
     #[error("{count} sessions are connected to `{name}` ({who}), so it cannot change places; end them, or say --end-sessions")]
     InUse {
@@ -136,12 +148,13 @@ pub enum LandingError {
 pub(super) struct DatabaseName(String);
 
 impl DatabaseName {
-    pub(super) fn parse(text: &str) -> Result<Self, LandingError> {
+    /// A plain name; or the one that the archive's `source` has, whatever is in it.
+    pub(super) fn parse(text: &str, source: Option<&str>) -> Result<Self, LandingError> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         if matches!(text, "template0" | "template1") {
             Err(LandingError::Template(text.to_owned()))
-        } else if begins && text.len() <= NAME_LIMIT && text.chars().all(good) {
+        } else if source == Some(text) || begins && text.len() <= NAME_LIMIT && text.chars().all(good) {
             Ok(DatabaseName(text.to_owned()))
         } else {
             Err(LandingError::Name(crate::redact::mask_url(&text.chars().take(100).collect::<String>())))
@@ -194,6 +207,9 @@ pub(super) struct Landing<'d> {
     data_directory: Option<String>,
 }
 
+/// Begins the comment of a database that is restored.
+const RESTORED: &str = "bullwork: restored from";
+
 /// What the comment of a database of ours says.
 fn begun_mark(request: &str) -> String {
     format!("bullwork: being restored (request {request})")
@@ -201,7 +217,7 @@ fn begun_mark(request: &str) -> String {
 
 /// The same once its rows are there.
 pub(super) fn restored_mark(archive: &str, request: &str) -> String {
-    format!("bullwork: restored from {archive} (request {request})")
+    format!("{RESTORED} {archive} (request {request})")
 }
 
 /// SQL that gives a database its comment.
@@ -257,6 +273,20 @@ impl<'d> Landing<'d> {
         }
     }
 
+    /// Whether the role may make what the archive holds; in a database that is `new`, or in one that is there.
+    pub(super) async fn check_demands(&self, demands: &Demands, new: bool) -> Result<(), LandingError> {
+        let missing = demands::missing(&self.session, demands, new).await?;
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(LandingError::Demands { server: self.server.to_string(), missing: missing.join("; ") }),
+        }
+    }
+
+    /// SQL that lets the role act as the owners which it makes.
+    pub(super) async fn memberships(&self, demands: &Demands) -> Result<String, LandingError> {
+        Ok(demands::memberships(&self.session, demands).await?)
+    }
+
     /// The database of that name.
     pub(super) fn database(&self, name: &DatabaseName) -> Database {
         self.server.named(name.as_str())
@@ -287,12 +317,17 @@ impl<'d> Landing<'d> {
         })
     }
 
-    /// Fails unless the database is empty.
-    pub(super) async fn check_empty(&self, name: &DatabaseName) -> Result<(), LandingError> {
+    /// Fails unless the database is empty; one that an earlier request restored from `archive` is told as that.
+    pub(super) async fn check_empty(&self, name: &DatabaseName, archive: &str) -> Result<(), LandingError> {
         let session = self.database(name).connect("restore").await?;
         let rows = session.query(HOLDINGS, &[]).await.doing(|| format!("looking what database `{name}` holds"))?;
         if rows.is_empty() {
             return Ok(());
+        }
+        let row = self.session.query_opt(LOOK, &[&name.as_str()]).await.doing(|| format!("looking for database `{name}`"))?;
+        let text: Option<String> = row.and_then(|row| row.get(0));
+        if text.is_some_and(|text| text.starts_with(&format!("{RESTORED} {archive} "))) {
+            return Err(LandingError::Copy(name.to_string()));
         }
         let holdings: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
         Err(LandingError::NotEmpty { name: name.to_string(), holdings: holdings.join(", ") })
@@ -404,15 +439,17 @@ mod tests {
     #[test]
     fn names_are_plain_and_derived_ones_fit() {
         for good in ["shop", "shop-2", "9.x_y"] {
-            assert_eq!(DatabaseName::parse(good).unwrap().as_str(), good);
+            assert_eq!(DatabaseName::parse(good, None).unwrap().as_str(), good);
         }
         for bad in ["", "-x", "a b", "é", "a\"b", "postgres://u:hunter22@h/d", &"x".repeat(64)] {
-            let error = DatabaseName::parse(bad).unwrap_err().to_string();
+            let error = DatabaseName::parse(bad, Some("shop")).unwrap_err().to_string();
             assert!(!error.contains("hunter22"), "{error}");
         }
+        assert_eq!(DatabaseName::parse("Mein \"Shöp\"", Some("Mein \"Shöp\"")).unwrap().quoted(), "\"Mein \"\"Shöp\"\"\"");
+        assert!(DatabaseName::parse("template1", Some("template1")).is_err());
         assert_eq!(DatabaseName::derived("shop", "20260102_030405").as_str(), "shop_20260102_030405");
         let long = DatabaseName::derived(&"ü x".repeat(40), "before_20260102_030405");
-        assert!(long.as_str().len() <= 63 && DatabaseName::parse(long.as_str()).is_ok(), "{long}");
+        assert!(long.as_str().len() <= 63 && DatabaseName::parse(long.as_str(), None).is_ok(), "{long}");
         assert_eq!(DatabaseName::derived("é", "1").as_str(), "db_1");
     }
 }

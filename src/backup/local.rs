@@ -13,8 +13,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::hex;
+use super::manifest::Content;
 use super::name::{MANIFEST, Name};
 use super::opening::{self, OpenError};
 use super::shelf::Shelf;
@@ -52,6 +55,9 @@ pub enum LocalError {
     /// There is nowhere to write to.
     #[error("{0} is no directory; make it first, or name another one by --to")]
     NoDirectory(String),
+    /// Another file has the name.
+    #[error("{0} is there already and is not this archive; move it away, or name another directory by --to")]
+    Taken(String),
     /// The file system refused.
     #[error("{path}: {source}")]
     File {
@@ -102,17 +108,25 @@ pub async fn fetch(run: &Run, shelf: &Shelf, archive: Name, directory: &Path, la
     }
     let manifest = run.unless_stopped(shelf.manifest(archive)).await?.map_err(OpenError::from)?;
     let needed = manifest.stored.bytes;
+    let name = match latest {
+        true => format!("{LATEST}{}{}", archive.compression.extension(), archive.sealing.extension()),
+        false => archive.to_string(),
+    };
+    let file = directory.join(&name);
+    // What is called latest makes way for the next one; a name stands for one archive.
+    if !latest && std::fs::symlink_metadata(&file).is_ok() {
+        let content = content(run, &file).await?;
+        return match content == manifest.stored {
+            true => Ok(Fetched { archive, file, bytes: needed }),
+            false => Err(LocalError::Taken(file.display().to_string())),
+        };
+    }
     let stat = nix::sys::statvfs::statvfs(directory).map_err(|e| at(directory)(e.into()))?;
     let free = stat.blocks_available() * stat.fragment_size();
     if free < needed {
         return Err(LocalError::Full { directory: directory.display().to_string(), free, needed });
     }
-    let name = match latest {
-        true => format!("{LATEST}{}{}", archive.compression.extension(), archive.sealing.extension()),
-        false => archive.to_string(),
-    };
     let temporary = Temporary(directory.join(format!(".{name}.{}.tmp", uuid::Uuid::new_v4().simple())));
-    let file = directory.join(name);
     let mut stored = run.unless_stopped(opening::stored(shelf, &manifest)).await??;
     let mut out = tokio::fs::OpenOptions::new();
     out.create_new(true).write(true).mode(0o600);
@@ -132,6 +146,19 @@ pub async fn fetch(run: &Run, shelf: &Shelf, archive: Name, directory: &Path, la
     std::fs::rename(&temporary.0, &file).map_err(at(&file))?;
     std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
     Ok(Fetched { archive, file, bytes: needed })
+}
+
+/// Size and digest of a file.
+async fn content(run: &Run, file: &Path) -> Result<Content, LocalError> {
+    let mut opened = tokio::fs::File::open(file).await.map_err(at(file))?;
+    let (mut digest, mut bytes) = (Sha256::new(), 0);
+    let mut piece = bytes::BytesMut::with_capacity(PIECE);
+    while run.unless_stopped(opened.read_buf(&mut piece)).await?.map_err(at(file))? > 0 {
+        digest.update(&piece);
+        bytes += piece.len() as u64;
+        piece.clear();
+    }
+    Ok(Content { bytes, sha256: hex(&digest.finalize()) })
 }
 
 /// What was cleaned away.

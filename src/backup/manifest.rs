@@ -5,6 +5,8 @@
 //! public keys. Members that a later version adds are ignored by this one; a format that this one does not
 //! know is refused.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +59,9 @@ pub struct Manifest {
     /// Roles that own something or hold rights in the database. `roles.sql` in the archive makes those that are missing.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// What a restore needs besides; absent in archives of versions that did not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demands: Option<Demands>,
     /// The tar before it was made smaller.
     pub plain: Content,
     /// The object in the store.
@@ -200,6 +205,29 @@ pub struct LargeObjects {
     pub fingerprint: Option<String>,
 }
 
+/// What a restore asks of the server, and of a role that is no superuser.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Demands {
+    /// Roles that own something, which the role has to be a member of.
+    pub owners: Vec<Owner>,
+    /// Extensions that have to be there, and trusted.
+    pub extensions: Vec<String>,
+    /// Some of what only a superuser makes, as people write it.
+    pub superuser: Vec<String>,
+}
+
+/// A role that owns something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// Its name.
+    pub role: String,
+    /// Schemas of others that some of it is in, with their owners' names; an empty one means the owner of the database.
+    #[serde(default)]
+    pub guest_in: BTreeMap<String, String>,
+}
+
 /// The text is no manifest that this version can use.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -209,6 +237,16 @@ pub enum ManifestError {
     /// From a later version.
     #[error("the manifest has format {0}, and this version reads up to {FORMAT}; use a newer bullwork")]
     Newer(u32),
+}
+
+impl Origin {
+    /// Whether `other` is a database of its own: restored, or on another server. There objects have other numbers.
+    #[must_use]
+    pub fn is_other_than(&self, other: &Origin) -> bool {
+        let another_server =
+            matches!((&self.system_identifier, &other.system_identifier), (Some(ours), Some(theirs)) if ours != theirs);
+        self.oid != other.oid || another_server
+    }
 }
 
 impl Manifest {
@@ -292,6 +330,11 @@ mod tests {
             large_objects: Some(LargeObjects { objects: 2, fingerprint: Some("text:1:2".to_owned()) }),
             schema_sha256: "cd".repeat(32),
             roles: vec!["app".to_owned()],
+            demands: Some(Demands {
+                owners: vec![Owner { role: "app".to_owned(), guest_in: BTreeMap::from([("public".to_owned(), String::new())]) }],
+                extensions: vec!["citext".to_owned()],
+                superuser: vec!["event trigger watch".to_owned()],
+            }),
             plain: content(10),
             stored: content(11),
         }

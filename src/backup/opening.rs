@@ -75,7 +75,7 @@ impl OpenError {
 
 /// The stored bytes do not have the digest that they should have.
 #[derive(Debug, thiserror::Error)]
-#[error("its stored bytes are not those that the manifest tells: their SHA-256 differs")]
+#[error("the SHA-256 of its stored bytes is not the one that the manifest tells")]
 struct OtherDigest;
 
 /// Passes bytes on, and ends only where they are those that the manifest tells.

@@ -31,6 +31,7 @@ use super::opening::{self, Event, OpenError, Opening};
 use super::psql::{self, Feeding, PsqlError};
 use super::shelf::{Shelf, ShelfError};
 use super::stages::Stages;
+use super::survey;
 use crate::postgres::client_programs::{Psql, Unusable};
 use crate::postgres::{Database, PostgresError};
 use crate::process::{ProcessError, Program};
@@ -78,16 +79,20 @@ pub struct Request {
 }
 
 impl Request {
-    /// What can be wrong with it, whatever archive and server are.
+    /// What can be wrong with it, whatever the server is; and whatever the archive is, where that is not known yet.
     ///
     /// # Errors
     /// When no run could do this.
-    pub fn check(&self) -> Result<(), RestoreError> {
+    pub fn check(&self, manifest: Option<&Manifest>) -> Result<(), RestoreError> {
         if !self.fixtures.is_empty() && (self.into.is_none() || self.swap) {
             let rule = "fixtures go into tables that are there: name their database by --into, without --swap";
             return Err(RestoreError::Request(rule.to_owned()));
         }
-        self.into.as_deref().map(DatabaseName::parse).transpose()?;
+        let source = manifest.map(|manifest| manifest.database.name.as_str());
+        self.into.as_deref().map(|name| DatabaseName::parse(name, source)).transpose()?;
+        if let Some(manifest) = manifest {
+            loading::check_groups(manifest, &self.fixtures)?;
+        }
         Ok(())
     }
 
@@ -111,8 +116,9 @@ pub struct Report {
     /// The groups of fixtures; none where it was the SQL.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixtures: Vec<String>,
-    /// Rows of the fixtures, or of all tables.
-    pub rows: u64,
+    /// Rows of the fixtures that were loaded; or of all tables, counted in the restored database, and nothing where that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
     /// Whether the hook ran.
     pub hook: bool,
     /// Whether an earlier run of the request had restored it already.
@@ -246,16 +252,19 @@ impl Restore {
         let plan = run.unless_stopped(self.plan(&manifest, request)).await??;
         stages.end(run, "check");
         let done = matches!(plan.condition, Condition::Restored);
-        let rows = if done {
+        let mut rows = None;
+        if done {
             run.info(format!("an earlier run of this request had restored {archive} as `{}`", plan.fresh));
-            manifest.tables.iter().map(|table| table.rows).sum()
         } else {
             opening::verify(run, &self.shelf, &manifest, &self.keys, false).await?;
             stages.end(run, "verify");
-            let rows = self.land(run, &plan).await?;
+            rows = self.land(run, &plan).await?;
             stages.end(run, "restore");
-            rows
-        };
+        }
+        if rows.is_none() {
+            rows = run.unless_stopped(count(run, &plan)).await?;
+            stages.end(run, "count");
+        }
         let hook = self.hook(run, &plan).await?;
         let (database, kept_as) = self.take_place(run, &plan).await?;
         run.info(format!(
@@ -276,21 +285,21 @@ impl Restore {
 
     /// Looks at everything that can be wrong; nothing is changed.
     async fn plan<'p>(&'p self, manifest: &'p Manifest, request: &'p Request) -> Result<Plan<'p>, RestoreError> {
-        request.check()?;
+        request.check(Some(manifest))?;
         let with_fixtures = !request.fixtures.is_empty();
-        loading::check_groups(manifest, &request.fixtures)?;
+        let source = manifest.database.name.as_str();
         let stamp = manifest.archive.at.format(STAMP).to_string();
-        let named = request.into.as_deref().map(DatabaseName::parse).transpose()?;
+        let named = request.into.as_deref().map(|name| DatabaseName::parse(name, Some(source))).transpose()?;
         // Not the name that a restore without a switch takes, whose database may be there.
         let aside = |live: &DatabaseName| DatabaseName::derived(live.as_str(), &format!("{stamp}_{}", request.short_id()));
         let (fresh, live) = match (named, request.swap) {
             (Some(live), true) => (aside(&live), Some(live)),
             (None, true) => {
-                let live = DatabaseName::parse(&manifest.database.name)?;
+                let live = DatabaseName::parse(source, Some(source))?;
                 (aside(&live), Some(live))
             }
             (Some(name), false) => (name, None),
-            (None, false) => (DatabaseName::derived(&manifest.database.name, &stamp), None),
+            (None, false) => (DatabaseName::derived(source, &stamp), None),
         };
         // A key that is missing is told at once, not after an hour.
         self.keys.opener(manifest.archive.sealing).map_err(OpenError::from)?;
@@ -322,7 +331,13 @@ impl Restore {
             let needed = if with_fixtures { 0 } else { major(&manifest.database.server_version) };
             landing.check(needed, if with_fixtures { 0 } else { manifest.plain.bytes })?;
             if !with_fixtures {
+                if condition == Condition::Absent {
+                    landing.check_right()?;
+                }
                 landing.check_roles(&manifest.roles).await?;
+                if let Some(demands) = &manifest.demands {
+                    landing.check_demands(demands, condition == Condition::Absent).await?;
+                }
             }
             match condition {
                 Condition::Absent if with_fixtures => {
@@ -330,17 +345,17 @@ impl Restore {
                         format!("there is no database `{fresh}`, and fixtures go into tables that are there; make them first");
                     return Err(RestoreError::Request(text));
                 }
-                Condition::Absent => landing.check_right()?,
+                Condition::Absent => {}
                 _ if with_fixtures => condition = Condition::Foreign,
                 _ if request.into_nonempty && !request.swap => {}
-                _ => landing.check_empty(&fresh).await?,
+                _ => landing.check_empty(&fresh, &archive).await?,
             }
         }
         Ok(Plan { manifest, request, landing, psql, fresh, live, condition })
     }
 
-    /// Brings the rows; what fails leaves no database that was made for it.
-    async fn land(&self, run: &Run, plan: &Plan<'_>) -> Result<u64, RestoreError> {
+    /// Brings the rows, and tells how many where they go one by one; what fails leaves no database that was made for it.
+    async fn land(&self, run: &Run, plan: &Plan<'_>) -> Result<Option<u64>, RestoreError> {
         let Plan { manifest, landing, fresh, condition, request, .. } = plan;
         let ours = matches!(condition, Condition::Absent | Condition::Begun);
         if *condition == Condition::Absent {
@@ -349,8 +364,8 @@ impl Restore {
         }
         let filled = async {
             match &plan.psql {
-                Some(psql) => self.fill(run, plan, psql, ours).await,
-                None => self.load(run, plan).await,
+                Some(psql) => self.fill(run, plan, psql, ours).await.map(|()| None),
+                None => self.load(run, plan).await.map(Some),
             }
         };
         let error = match run.unless_stopped(filled).await {
@@ -375,7 +390,7 @@ impl Restore {
     }
 
     /// The whole database, by SQL.
-    async fn fill(&self, run: &Run, plan: &Plan<'_>, psql: &Psql, ours: bool) -> Result<u64, RestoreError> {
+    async fn fill(&self, run: &Run, plan: &Plan<'_>, psql: &Psql, ours: bool) -> Result<(), RestoreError> {
         run.progress(|p| {
             "restore".clone_into(&mut p.phase);
             p.bytes = 0;
@@ -383,6 +398,10 @@ impl Restore {
         let Plan { manifest, landing, fresh, request, .. } = plan;
         let mut opening = Opening::begin(&self.shelf, manifest, &self.keys).await?;
         let mut feeding = Feeding::begin(psql, &landing.database(fresh)).await?;
+        let memberships = match &manifest.demands {
+            Some(demands) => landing.memberships(demands).await?,
+            None => String::new(),
+        };
         let mut wanted = false;
         while let Some(event) = opening.next().await? {
             match event {
@@ -391,7 +410,12 @@ impl Restore {
                     feeding.begin_script();
                 }
                 Event::Bytes(bytes) if wanted => feeding.write_script(&bytes).await?,
-                Event::End(_) if wanted => feeding.end_script().await?,
+                Event::End(member) if wanted => {
+                    feeding.end_script().await?;
+                    if opening.member(member).kind == MemberKind::Roles {
+                        feeding.write(memberships.as_bytes()).await?;
+                    }
+                }
                 Event::Bytes(_) | Event::End(_) => {}
             }
             run.progress(|p| p.bytes = opening.read());
@@ -406,7 +430,7 @@ impl Restore {
         if let Err(error) = session.batch_execute("set statement_timeout = 0; analyze").await {
             run.warn(format!("the planner knows nothing about `{fresh}` yet: {}", crate::postgres::explain(&error)));
         }
-        Ok(manifest.tables.iter().map(|table| table.rows).sum())
+        Ok(())
     }
 
     /// Chosen groups, as rows.
@@ -459,6 +483,18 @@ impl Restore {
         match run.unless_stopped(swapped).await? {
             Ok(there) => Ok((live.to_string(), there.then(|| kept.to_string()))),
             Err(source) => Err(RestoreError::Swap { database: plan.fresh.to_string(), live: live.to_string(), source }),
+        }
+    }
+}
+
+/// Counts the rows of the restored tables. Where that fails they are there all the same.
+async fn count(run: &Run, plan: &Plan<'_>) -> Option<u64> {
+    run.progress(|p| "count".clone_into(&mut p.phase));
+    match survey::count_all(&plan.landing.database(&plan.fresh), &plan.manifest.tables).await {
+        Ok(rows) => Some(rows),
+        Err(error) => {
+            run.warn(format!("the rows of `{}` were not counted: {error}", plan.fresh));
+            None
         }
     }
 }

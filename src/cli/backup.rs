@@ -60,7 +60,10 @@ pub(super) async fn run(environment: &Environment, verb: BackupVerb) -> anyhow::
 }
 
 async fn take(environment: &Environment, now: Now) -> anyhow::Result<ExitCode> {
-    let data = serde_json::to_value(Payload { force: now.force, annotation: now.annotation })?;
+    let data = Payload { force: now.force, annotation: now.annotation };
+    // Before it is left to a worker.
+    data.check().map_err(anyhow::Error::msg)?;
+    let data = serde_json::to_value(data)?;
     if !now.queue {
         return print(&format!("{}\n", once(environment, declaration(BackupKind::NAME)?, data).await?));
     }

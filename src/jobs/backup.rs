@@ -44,6 +44,19 @@ pub struct Payload {
     pub annotation: Option<String>,
 }
 
+impl Payload {
+    /// What can be wrong with it.
+    ///
+    /// # Errors
+    /// When every run would refuse it.
+    pub fn check(&self) -> Result<(), String> {
+        match self.annotation.as_ref().is_some_and(|text| text.chars().count() > ANNOTATION) {
+            true => Err(format!("the annotation has more than {ANNOTATION} characters; shorten it")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Makes archives.
 #[derive(Debug)]
 pub struct BackupKind {
@@ -107,10 +120,10 @@ impl JobKind for BackupKind {
         let Some(backup) = &self.backup else {
             return Ok(Outcome::Refuse(backup::NO_STORE.to_owned()));
         };
-        let Payload { force, annotation } = ctx.payload.clone();
-        if annotation.as_ref().is_some_and(|text| text.chars().count() > ANNOTATION) {
-            return Ok(Outcome::Refuse(format!("the annotation has more than {ANNOTATION} characters")));
+        if let Err(reason) = ctx.payload.check() {
+            return Ok(Outcome::Refuse(reason));
         }
+        let Payload { force, annotation } = ctx.payload.clone();
         match backup.take(&ctx.run, &Request { force, annotation }).await {
             Ok(report) => Ok(Outcome::Done(serde_json::to_value(report)?)),
             Err(error) if error.is_final() => Ok(Outcome::Refuse(format!("{:#}", anyhow::Error::from(error)))),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::choice::Choice;
 use crate::backup::destination;
+use crate::backup::manifest::Manifest;
 use crate::backup::restore::{Request, Restore, RestoreError};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::PG_BIN;
@@ -56,12 +57,12 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// What can be wrong with it before archive and server are known.
+    /// What can be wrong with it before the server is known, and the archive where there is no `manifest` yet.
     ///
     /// # Errors
     /// When every run would refuse it.
-    pub fn check(&self) -> Result<(), RestoreError> {
-        self.request(String::new()).check()
+    pub fn check(&self, manifest: Option<&Manifest>) -> Result<(), RestoreError> {
+        self.request(String::new()).check(manifest)
     }
 
     fn request(&self, id: String) -> Request {

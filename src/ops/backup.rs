@@ -114,7 +114,8 @@ pub async fn fetch(run: &Run, shelf: &Shelf, choice: Choice, directory: &std::pa
     let latest = choice == Choice::Latest;
     match local::fetch(run, shelf, archive, directory, latest).await {
         Err(LocalError::Stopped(_)) => anyhow::bail!("it was told to stop; nothing was written"),
-        other => other.with_context(|| format!("fetching {archive}")),
+        // Its words name archive or file.
+        other => Ok(other?),
     }
 }
 

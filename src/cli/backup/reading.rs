@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::{Environment, Reader, declaration, enqueue, once, print};
 use crate::backup::choice::{Choice, ChoiceError};
 use crate::backup::local::BACKUP_LOCAL_DIRECTORY;
+use crate::backup::manifest::Manifest;
+use crate::backup::settings;
 use crate::backup::shelf::Shelf;
 use crate::jobs::backup_clean::{self, BackupClean};
 use crate::jobs::backup_drill::{self, BackupDrill};
@@ -150,14 +152,8 @@ pub(super) async fn run(environment: &Environment, verb: ReadingVerb) -> anyhow:
         ReadingVerb::Show { which, json } => show(&shelf(environment)?, which.choice()?, json).await,
         ReadingVerb::Fetch { which, to } => fetch(environment, which.choice()?, to).await,
         ReadingVerb::Restore(restore) => self::restore(environment, restore).await,
-        ReadingVerb::Verify { which, how } => {
-            let data = backup_drill::Payload { archive: which.choice()?, without_restore: true };
-            work(environment, BackupDrill::NAME, serde_json::to_value(data)?, how).await
-        }
-        ReadingVerb::Drill { which, how } => {
-            let data = backup_drill::Payload { archive: which.choice()?, without_restore: false };
-            work(environment, BackupDrill::NAME, serde_json::to_value(data)?, how).await
-        }
+        ReadingVerb::Verify { which, how } => drill(environment, which.choice()?, true, how).await,
+        ReadingVerb::Drill { which, how } => drill(environment, which.choice()?, false, how).await,
         ReadingVerb::Prune { dry_run, yes, how } => {
             if !dry_run && !yes {
                 confirm("prune", "archives that no BACKUP_KEEP_… rule keeps are removed for good (--dry-run tells which)")?;
@@ -170,6 +166,24 @@ pub(super) async fn run(environment: &Environment, verb: ReadingVerb) -> anyhow:
             work(environment, BackupClean::NAME, data, How { queue: false, wait: false }).await
         }
     }
+}
+
+async fn drill(environment: &Environment, archive: Choice, without_restore: bool, how: How) -> anyhow::Result<ExitCode> {
+    if how.queue {
+        known(environment, archive).await?;
+    }
+    let data = serde_json::to_value(backup_drill::Payload { archive, without_restore })?;
+    work(environment, BackupDrill::NAME, data, how).await
+}
+
+/// The manifest of the archive that is meant; none where this machine knows no store, as one that only adds jobs need not.
+async fn known(environment: &Environment, archive: Choice) -> anyhow::Result<Option<Manifest>> {
+    if !settings::wanted(&Reader::new(environment)) {
+        return Ok(None);
+    }
+    let shelf = shelf(environment)?;
+    let archive = archive.find(&shelf).await?;
+    Ok(Some(shelf.manifest(archive).await?))
 }
 
 /// Here and now, or by a worker.
@@ -216,7 +230,7 @@ async fn restore(environment: &Environment, asked: Restore) -> anyhow::Result<Ex
         task: None,
     };
     // Before anybody is asked, and before it is left to a worker.
-    data.check()?;
+    data.check(known(environment, data.archive).await?.as_ref())?;
     if !asked.yes {
         match data.into.as_deref() {
             Some(name) if data.swap => {
@@ -318,7 +332,12 @@ async fn fetch(environment: &Environment, choice: Choice, to: Option<PathBuf>) -
     let run = Run::new(serde_json::Map::new(), quiet, None);
     match ops::backup::fetch(&run, &shelf, choice, &directory).await {
         Ok(fetched) => print(&format!("{}\n", fetched.file.display())),
-        Err(error) if matches!(error.downcast_ref(), Some(ChoiceError::Empty(_) | ChoiceError::Missing { .. })) => {
+        Err(error)
+            if matches!(
+                error.downcast_ref(),
+                Some(ChoiceError::Empty(_) | ChoiceError::Missing { .. } | ChoiceError::Younger { .. })
+            ) =>
+        {
             eprintln!("warning: {error}; nothing was written");
             Ok(ExitCode::FAILURE)
         }

@@ -1,18 +1,26 @@
 //! What makes archives and what opens them: the database, the programs, the keys, the servers that archives are
 //! restored to. Each only on a machine that is set up for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Finding;
+use crate::backup::choice::Choice;
+use crate::backup::demands;
 use crate::backup::destination::{BACKUP_DRILL_DATABASE_URL, RESTORE_DATABASE_URL};
 use crate::backup::keys::RESTORE_AGE_KEY_FILE;
+use crate::backup::manifest::Manifest;
 use crate::backup::settings::{self as backup, BACKUP_DATABASE_URL};
 use crate::backup::{Backup, name::Sealing};
 use crate::config::{Reader, Setting};
 use crate::postgres::client_programs::{PG_BIN, PgDump, Psql, Unusable};
 use crate::postgres::{Connection, explain};
 use crate::replication::settings::{TableName, database};
+use crate::seal::age::Identities;
 use tokio_postgres::Client;
+
+/// Longest wait for the newest archive's manifest.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Version, its first number, whether it is a standby, and whether our role makes databases.
 const SERVER: &str = "select current_setting('server_version'), current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(), \
@@ -41,20 +49,12 @@ pub(super) async fn examine(reader: &Reader<'_>) -> Vec<Finding> {
     let servers = [(&RESTORE_DATABASE_URL, "restore server"), (&BACKUP_DRILL_DATABASE_URL, "drill server")];
     let servers: Vec<_> = servers.into_iter().filter(|(setting, _)| set(setting)).collect();
     if !servers.is_empty() {
+        let newest = newest(reader).await;
         for (setting, check) in servers {
-            findings.push(landing(reader, setting, check).await);
+            findings.push(landing(reader, setting, check, newest.as_ref()).await);
         }
-        findings.push(reading(reader).await);
-        findings.push(if set(&RESTORE_AGE_KEY_FILE) {
-            Finding::good("archive key", "RESTORE_AGE_KEY_FILE is set; whether it fits shows `bullwork backup verify`")
-        } else {
-            let fix = "set RESTORE_AGE_KEY_FILE where archives are encrypted with age";
-            Finding::warning(
-                "archive key",
-                "RESTORE_AGE_KEY_FILE is not set: only archives for gpg, or without encryption, can be opened",
-                fix,
-            )
-        });
+        findings.push(reading(reader, newest.as_ref()).await);
+        findings.push(key(reader, newest.as_ref()));
     }
     findings
 }
@@ -123,8 +123,8 @@ async fn recipients(reader: &Reader<'_>) -> Finding {
     }
 }
 
-/// A server that archives are restored to.
-async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static str) -> Finding {
+/// A server that archives are restored to, and whether our role there may restore the newest one.
+async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static str, newest: Option<&Manifest>) -> Finding {
     match server(reader, setting).await {
         Err(seen) => Finding::bad(check, seen, format!("check {}, the network and pg_hba.conf", setting.name)),
         Ok(server) if server.standby => {
@@ -139,27 +139,104 @@ async fn landing(reader: &Reader<'_>, setting: &'static Setting, check: &'static
                 "ALTER ROLE … CREATEDB; without CREATEROLE the roles that archives name have to be there too",
             )
         }
-        Ok(server) => Finding::good(check, server.told),
+        Ok(server) => {
+            let Some((archive, demands)) = newest.and_then(|manifest| Some((manifest.archive, manifest.demands.as_ref()?)))
+            else {
+                return Finding::good(check, server.told);
+            };
+            match demands::missing(&server.session, demands, true).await {
+                Ok(missing) if missing.is_empty() => Finding::good(check, server.told),
+                Ok(missing) => Finding::bad(
+                    check,
+                    format!("the role cannot restore the newest archive, {archive}: {}", missing.join("; ")),
+                    format!("grant what is missing, or let {} name a superuser", setting.name),
+                ),
+                Err(error) => Finding::bad(check, error.to_string(), format!("check the rights of {}'s role", setting.name)),
+            }
+        }
     }
 }
 
-async fn reading(reader: &Reader<'_>) -> Finding {
+/// The manifest of the newest archive; nothing where there is none, or the store does not tell within its time, which its
+/// own check says.
+async fn newest(reader: &Reader<'_>) -> Option<Manifest> {
+    let shelf = backup::shelf(reader)?;
+    let looking = async {
+        let archive = Choice::Latest.find(&shelf).await.ok()?;
+        shelf.manifest(archive).await.ok()
+    };
+    tokio::time::timeout(LIMIT, looking).await.ok().flatten()
+}
+
+/// Whether there is a program that reads the newest archive, or any at all.
+async fn reading(reader: &Reader<'_>, newest: Option<&Manifest>) -> Finding {
+    const CHECK: &str = "psql";
     let directory = reader.optional(&PG_BIN).map(PathBuf::from);
-    // What wrote the archives is told by each of them.
-    match Psql::find(directory.as_deref(), "1").await {
-        Ok(found) if found.restricts() => Finding::good("psql", format!("version {}", found.version)),
+    let wanted = newest.map(|manifest| manifest.tools.pg_dump.as_str());
+    match Psql::find(directory.as_deref(), wanted.unwrap_or("1")).await {
+        Ok(found) if found.restricts() => {
+            let reads = wanted.map(|dump| format!(", which reads what pg_dump {dump} wrote")).unwrap_or_default();
+            Finding::good(CHECK, format!("version {}{reads}", found.version))
+        }
         Ok(found) => {
             let seen = format!(
                 "version {} obeys commands to itself that stand in an archive, and does not read what newer minor releases of pg_dump write",
                 found.version
             );
-            Finding::warning("psql", seen, "install the newest minor release")
+            Finding::warning(CHECK, seen, "install the newest minor release")
         }
+        Err(Unusable { problem, way_out }) if wanted.is_some() => Finding::bad(CHECK, problem, way_out),
+        // Without a version the message of `find` would name version 1.
         Err(_) => Finding::bad(
-            "psql",
+            CHECK,
             "there is none in PG_BIN, PATH or /usr/lib/postgresql",
             "install the PostgreSQL client (Debian and Ubuntu: `apt-get install postgresql-client`), or set PG_BIN to the directory that holds it",
         ),
+    }
+}
+
+/// Whether the private key is one that the newest archive is for.
+fn key(reader: &Reader<'_>, newest: Option<&Manifest>) -> Finding {
+    const CHECK: &str = "archive key";
+    let Some(file) = reader.optional(&RESTORE_AGE_KEY_FILE) else {
+        let seen = "RESTORE_AGE_KEY_FILE is not set: only archives for gpg, or without encryption, can be opened";
+        let fix = "set RESTORE_AGE_KEY_FILE where archives are encrypted with age";
+        return match newest {
+            Some(manifest) if manifest.archive.sealing == Sealing::Age => Finding::bad(
+                CHECK,
+                format!("RESTORE_AGE_KEY_FILE is not set, and the newest archive, {}, needs it", manifest.archive),
+                fix,
+            ),
+            _ => Finding::warning(CHECK, seen, fix),
+        };
+    };
+    let ours = match Identities::from_file(Path::new(&file)) {
+        Ok(identities) => identities.recipients().shown(),
+        Err(error) => {
+            return Finding::bad(
+                CHECK,
+                error.to_string(),
+                "let RESTORE_AGE_KEY_FILE name a file that `bullwork backup keygen` wrote",
+            );
+        }
+    };
+    match newest {
+        Some(manifest) if manifest.archive.sealing == Sealing::Age && !manifest.packing.recipients.is_empty() => {
+            let (archive, theirs) = (manifest.archive, &manifest.packing.recipients);
+            match theirs.iter().any(|recipient| ours.contains(recipient)) {
+                true => Finding::good(CHECK, format!("the newest archive, {archive}, is encrypted for it")),
+                false => Finding::bad(
+                    CHECK,
+                    format!(
+                        "the newest archive, {archive}, is for {}, and RESTORE_AGE_KEY_FILE holds {}",
+                        theirs.join(", "),
+                        ours.join(", ")
+                    ),
+                    "put the private key of one of those into that file, or correct BACKUP_AGE_RECIPIENTS where archives are made",
+                ),
+            }
+        }
+        _ => Finding::good(CHECK, "RESTORE_AGE_KEY_FILE can be read; there is no archive for age yet to try it on"),
     }
 }
 

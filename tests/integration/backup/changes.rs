@@ -179,6 +179,15 @@ async fn an_archive_is_made_on_demand_or_when_the_newest_one_is_gone() {
     let value = setup.take(&[]).await;
     assert_eq!(result(&value), "archived", "{value}");
     assert!(value["reason"].as_str().unwrap().contains("not in the store any more"), "{value}");
+    // Archives without what they held are told from none.
+    std::fs::remove_file(setup.store().join("db/baseline.json")).unwrap();
+    let value = setup.take(&[]).await;
+    assert_eq!(
+        (result(&value), value["reason"].as_str().unwrap().contains("the baseline is lost")),
+        ("archived", true),
+        "{value}"
+    );
+    assert_eq!(result(&setup.take(&[]).await), "unchanged");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use nix::sys::signal::Signal;
 
-use super::{bullwork, command, text};
+use super::{age_key, bullwork, command, sealed_archive, text};
 use crate::backup::Setup;
 use crate::support::s3::{ACCESS_KEY, Action, BUCKET, S3, SECRET_KEY};
 use crate::support::{Server, eventually, free_port};
@@ -107,6 +107,44 @@ async fn a_machine_for_archives_alone_needs_no_replication_and_no_redis() {
     for check in ["Redis ", "backup pg_dump", "recipients", "restore server", "drill server", "psql"] {
         assert!(line(&told, check).starts_with("failed"), "{check}: {told}");
     }
+}
+
+#[tokio::test]
+async fn the_private_key_is_held_against_the_newest_archive() {
+    let setup = Setup::new().await;
+    let ask = |file: &str, check: &str| finding(&setup, &[("RESTORE_AGE_KEY_FILE", file)], check);
+    let (_, other) = age_key(&setup, "other.key");
+    let found = ask(&other, "archive key");
+    assert!(found.contains("ok") && found.contains("no archive for age yet"), "{found}");
+    let key = sealed_archive(&setup).await;
+    let archive = setup.newest().await.archive.to_string();
+    let found = ask(&key, "archive key");
+    assert!(found.contains("ok") && found.contains(&format!("{archive}, is encrypted for it")), "{found}");
+    let found = ask(&key, "psql");
+    assert!(found.contains("ok") && found.contains("which reads what pg_dump"), "{found}");
+    for (file, wanted) in
+        [(other.as_str(), "and RESTORE_AGE_KEY_FILE holds age1"), ("", "needs it"), ("/nowhere.key", "/nowhere.key")]
+    {
+        let found = ask(file, "archive key");
+        assert!(found.contains("failed") && found.contains(wanted) && !found.contains("SECRET"), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_could_not_restore_the_newest_archive_is_told() {
+    let setup = Setup::new().await;
+    let password = crate::support::postgres::PASSWORD;
+    setup.shop.batch_execute(&format!("create role clerk login createdb password '{password}'")).await.unwrap();
+    let server = setup.cluster.url("postgres").replace("owner:", "clerk:");
+    let ask = || finding(&setup, &[("RESTORE_DATABASE_URL", &server)], "restore server");
+    let found = ask();
+    assert!(found.contains("ok"), "there is no archive yet: {found}");
+    setup.take(&[]).await;
+    let found = ask();
+    assert!(found.contains("failed") && found.contains("belongs to the roles `owner`, of which it is no member"), "{found}");
+    setup.shop.batch_execute("grant owner to clerk").await.unwrap();
+    let found = ask();
+    assert!(found.contains("ok") && !found.contains("owner`"), "{found}");
 }
 
 #[tokio::test]

@@ -35,6 +35,15 @@ async fn the_latest_archive_is_fetched_as_the_name_says() {
     assert_eq!(bullwork(&setup, &[], &["backup", "fetch", "--to", &to]).status.code(), Some(0));
     let by_name = first.archive.to_string();
     assert_eq!(bullwork(&setup, &[], &["backup", "fetch", &by_name, "--to", &to]).status.code(), Some(0));
+    // Again is no harm; what is another file under its name is not overwritten.
+    assert_eq!(bullwork(&setup, &[], &["backup", "fetch", &by_name, "--to", &to]).status.code(), Some(0));
+    let right = std::fs::read(here.join(&by_name)).unwrap();
+    std::fs::write(here.join(&by_name), "mine").unwrap();
+    let output = bullwork(&setup, &[], &["backup", "fetch", &by_name, "--to", &to]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("is there already and is not this archive"), "{said}");
+    assert_eq!(std::fs::read(here.join(&by_name)).unwrap(), b"mine");
+    std::fs::write(here.join(&by_name), right).unwrap();
     let at = format!("{}Z", first.archive.stamp());
     assert_eq!(bullwork(&setup, &[("BACKUP_LOCAL_DIRECTORY", &to)], &["backup", "fetch", "--at", &at]).status.code(), Some(0));
     assert_eq!(names(&here), [by_name.as_str(), "latest.tar.gz", "latest.tar.zst.age"]);
@@ -51,7 +60,9 @@ async fn the_latest_archive_is_fetched_as_the_name_says() {
     bytes[100] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let output = bullwork(&setup, &[], &["backup", "fetch", "--to", &to]);
-    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("is damaged"), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("is damaged"), "{said}");
+    assert_eq!(said.matches(".tar.gz").count(), 1, "it is named once: {said}");
     assert_eq!((names(&here).len(), std::fs::read(here.join("latest.tar.gz")).unwrap()), (3, good));
 
     let output = bullwork(&setup, &[("BACKUP_LOCAL_DIRECTORY", &to)], &["backup", "clean"]);

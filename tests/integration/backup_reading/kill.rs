@@ -90,5 +90,5 @@ async fn a_run_that_takes_over_knows_what_its_request_had_restored() {
     assert_eq!((&again["resumed"], &again["database"]), (&json!(true), &first["database"]));
     assert_eq!(std::fs::read_to_string(setup.directory.path().join("hooked")).unwrap(), "x\nx\n");
     let other = restore(&setup, &[], request("two")).await.unwrap_err();
-    assert!(other.contains("is not empty"), "{other}");
+    assert!(other.contains("is there already"), "{other}");
 }

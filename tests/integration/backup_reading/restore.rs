@@ -1,11 +1,12 @@
 //! Into a new database, an empty one, one that holds something.
 
+use bullwork::backup::name::MANIFEST;
 use bullwork::jobs::restore::Payload;
 use serde_json::json;
 
 use super::{age_key, bullwork, databases, dump, into, restore, run, sealed_archive, text};
 use crate::backup::Setup;
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, has_majors};
 
 /// What dumps and restores find hard.
 const HARD: &str = r#"
@@ -166,4 +167,124 @@ async fn what_can_be_checked_is_checked_before_anything_is_made() {
         assert_eq!(databases(&setup.cluster).await, before, "{wanted}");
     }
     restore(&setup, &[right], into("copy")).await.expect("with the key it restores");
+}
+
+/// A database of its own on the setup's server, archived below a prefix of its own.
+async fn archived(setup: &Setup, name: &str, sql: &str) -> Vec<(String, String)> {
+    setup.cluster.create(name).await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    let settings = vec![
+        ("DATABASE_URL".to_owned(), setup.cluster.url(name)),
+        ("BACKUP_PREFIX".to_owned(), format!("{name}/")),
+        ("BACKUP_EXCLUDE_TABLES".to_owned(), String::new()),
+    ];
+    setup.take(&borrowed(&settings)).await;
+    settings
+}
+
+fn borrowed(settings: &[(String, String)]) -> Vec<(&str, &str)> {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+#[tokio::test]
+async fn what_the_role_may_not_make_is_told_before_the_archive_is_read() {
+    let setup = Setup::new().await;
+    setup.shop.batch_execute("create role app; create role clerk").await.unwrap();
+    let other = Cluster::start();
+    let password = crate::support::postgres::PASSWORD;
+    let clerk = format!("create role clerk login createdb createrole password '{password}'; create role there");
+    other.client("postgres").await.batch_execute(&clerk).await.unwrap();
+    let server = other.url("postgres").replace("owner:", "clerk:");
+    let before = databases(&other).await;
+    for (name, sql, wanted) in [
+        (
+            "owned",
+            "create table t (); create role there; alter table t owner to there",
+            "some of it belongs to the roles `there`, of which it is no member",
+        ),
+        ("guest", "create table t (); alter table t owner to app", "`app` in schema `public` need the schema's owner"),
+        (
+            "closed",
+            "create schema s authorization clerk; create table s.t (); alter table s.t owner to app",
+            "`app` in schema `s`",
+        ),
+        ("untrusted", "create extension pg_buffercache", "the extensions `pg_buffercache` need a superuser"),
+        (
+            "triggered",
+            "create function f() returns event_trigger language plpgsql as 'begin end'; alter function f() owner to clerk;
+             create event trigger watch on ddl_command_end execute function f()",
+            "only a superuser makes: event trigger watch",
+        ),
+        (
+            "granted",
+            "create table t (); alter table t owner to clerk; grant select on t to app with grant option; set role app;
+             grant select on t to public; reset role",
+            "only a superuser makes: grants on public.t by app, who is not its owner",
+        ),
+    ] {
+        let mut settings = archived(&setup, name, sql).await;
+        settings.push(("RESTORE_DATABASE_URL".to_owned(), server.clone()));
+        // Had it been read, that would be told.
+        let store = setup.store().join(name);
+        let file = std::fs::read_dir(&store).unwrap().flatten().map(|entry| entry.path());
+        let file = file.into_iter().find(|path| path.to_string_lossy().ends_with(".tar.zst")).unwrap();
+        let good = std::fs::read(&file).unwrap();
+        let mut bytes = good.clone();
+        bytes[20] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let error = restore(&setup, &borrowed(&settings), into("copy")).await.unwrap_err();
+        assert!(error.contains(wanted) && error.contains("cannot restore this archive"), "{name}: {error}");
+        assert!(!error.contains("damaged"), "{name}: {error}");
+        assert_eq!(databases(&other).await, before, "{name}");
+        // A superuser may.
+        std::fs::write(&file, good).unwrap();
+        settings.last_mut().unwrap().1 = other.url("postgres");
+        restore(&setup, &borrowed(&settings), into(&format!("{name}_copy"))).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let drop = format!("drop database {name}_copy");
+        other.client("postgres").await.batch_execute(&drop).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_makes_roles_restores_what_they_own() {
+    let setup = Setup::new().await;
+    let sql = "create role app; create role \"o'ther\"; create schema sales authorization app; create table sales.t (id serial primary key);
+        insert into sales.t select from generate_series(1, 3); alter table sales.t owner to app;
+        create function sales.f() returns int language sql as 'select 1'; alter function sales.f() owner to app;
+        grant usage on schema sales to \"o'ther\"; grant select on sales.t to \"o'ther\"";
+    let settings = archived(&setup, "small", sql).await;
+    let majors = if has_majors([14, 16]) { vec![14, 16] } else { Vec::new() };
+    for other in [Cluster::start()].into_iter().chain(majors.into_iter().map(Cluster::start_major)) {
+        let version = "select current_setting('server_version_num')::int / 10000";
+        let major: i32 = other.client("postgres").await.query_one(version, &[]).await.unwrap().get(0);
+        let password = crate::support::postgres::PASSWORD;
+        let clerk = format!("create role clerk login createdb createrole password '{password}'");
+        other.client("postgres").await.batch_execute(&clerk).await.unwrap();
+        let server = other.url("postgres").replace("owner:", "clerk:");
+        let settings = [&borrowed(&settings)[..], &[("RESTORE_DATABASE_URL", server.as_str())]].concat();
+        let restored = restore(&setup, &settings, into("copy")).await;
+        if major < 15 {
+            assert!(restored.unwrap_err().contains("restore to a server that is not older"));
+            continue;
+        }
+        assert_eq!(restored.unwrap_or_else(|e| panic!("{major}: {e}"))["rows"], json!(3));
+        let copy = other.client("copy").await;
+        let owners = "select tableowner || ' ' || has_table_privilege('o''ther', 'sales.t', 'select') from pg_tables where tablename = 't'";
+        assert_eq!(copy.query_one(owners, &[]).await.unwrap().get::<_, &str>(0), "app true", "{major}");
+    }
+}
+
+#[tokio::test]
+async fn rows_are_counted_and_not_quoted() {
+    let setup = Setup::new().await;
+    setup.take(&[]).await;
+    let file = setup.newest_file().await;
+    let manifest = file.with_file_name(format!("{}{MANIFEST}", file.file_name().unwrap().display()));
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    json["tables"][0]["rows"] = json!(12_345);
+    std::fs::write(&manifest, json.to_string()).unwrap();
+    let payload = || Payload { request: Some("one".to_owned()), ..into("copy") };
+    assert_eq!(restore(&setup, &[], payload()).await.unwrap()["rows"], json!(600), "100 customers, 500 orders");
+    setup.cluster.client("copy").await.batch_execute("insert into session_log values (1)").await.unwrap();
+    let again = restore(&setup, &[], payload()).await.unwrap();
+    assert_eq!((&again["resumed"], &again["rows"]), (&json!(true), &json!(601)));
 }

@@ -4,7 +4,7 @@ use bullwork::jobs::restore::Payload;
 use serde_json::json;
 
 use super::{bullwork, databases, dump, into, restore, text};
-use crate::backup::Setup;
+use crate::backup::{Setup, result};
 use crate::support::postgres::Cluster;
 
 async fn customers(setup: &Setup, database: &str) -> i64 {
@@ -89,6 +89,72 @@ async fn owner_rights_settings_and_comment_are_those_of_the_one_before() {
     }
 }
 
+/// As PostgreSQL takes it, and as an address writes it.
+const ODD: (&str, &str) = ("Mein \"Shöp\" d'été =x", "Mein%20%22Sh%C3%B6p%22%20d'%C3%A9t%C3%A9%20=x");
+
+#[tokio::test]
+async fn a_database_of_any_name_is_restored_under_its_own_and_takes_its_place() {
+    let setup = Setup::new().await;
+    let (name, written) = ODD;
+    let create = format!("create database \"{}\"", name.replace('"', "\"\""));
+    setup.shop.batch_execute(&create).await.unwrap();
+    let odd = setup.cluster.client(written).await;
+    odd.batch_execute("create table customer (id int); insert into customer values (1), (2)").await.unwrap();
+    let source = setup.cluster.url(written);
+    let settings = [("DATABASE_URL", source.as_str())];
+    setup.take(&settings).await;
+    assert_eq!(setup.newest().await.database.name, name);
+    odd.batch_execute("delete from customer").await.unwrap();
+
+    let payload = Payload { swap: true, end_sessions: true, ..Payload::default() };
+    let value = restore(&setup, &settings, payload).await.unwrap();
+    assert_eq!((&value["database"], &value["rows"]), (&json!(name), &json!(2)), "{value}");
+    let kept = value["keptAs"].as_str().unwrap();
+    assert!(kept.starts_with("Mein__Sh_p__d__t") && kept.contains("_before_"), "{value}");
+    assert_eq!((customers(&setup, written).await, customers(&setup, kept).await), (2, 0));
+
+    // By its name too, where there is none yet; no other name is taken that is not plain.
+    let other = Cluster::start();
+    let server = other.url("postgres");
+    let more = [settings[0], ("RESTORE_DATABASE_URL", server.as_str())];
+    for arguments in [vec!["--into", "Mein Shop"], vec!["--into", "Mein Shop", "--queue"], vec!["--into", "Mein Shop", "--swap"]]
+    {
+        let output = bullwork(&setup, &more, &[&["backup", "restore"], &arguments[..]].concat());
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("the very name of the database"), "{arguments:?}: {said}");
+    }
+    let hook = ("RESTORE_HOOK", "psql -X -q -v ON_ERROR_STOP=1 -c 'insert into customer values (3)'");
+    let output = bullwork(&setup, &[&more[..], &[hook]].concat(), &["backup", "restore", "--into", name]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(databases(&other).await.contains(&name.to_owned()), "{:?}", databases(&other).await);
+    let rows = other.client(written).await.query_one("select count(*) from customer", &[]).await.unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 3, "the hook ran in it");
+}
+
+#[tokio::test]
+async fn the_first_backup_after_a_switch_says_why_there_is_one() {
+    let setup = Setup::new().await;
+    setup.take(&[]).await;
+    let switch = async || {
+        let payload = Payload { swap: true, end_sessions: true, ..Payload::default() };
+        restore(&setup, &[], payload).await.unwrap();
+    };
+    switch().await;
+    let value = setup.take(&[]).await;
+    assert_eq!((result(&value), &value["definitionsChanged"]), ("archived", &json!(false)), "{value}");
+    let reason = value["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the database took the place of the newest archive's"), "{reason}");
+    assert_eq!(result(&setup.take(&[]).await), "unchanged");
+
+    switch().await;
+    let shop = setup.cluster.client("shop").await;
+    shop.batch_execute("alter table customer add more int; update \"order\" set total = 0 where id = 1").await.unwrap();
+    let value = setup.take(&[]).await;
+    assert_eq!(value["definitionsChanged"], json!(true), "{value}");
+    let reason = value["reason"].as_str().unwrap();
+    assert!(reason.starts_with("changed: customer, order; definitions too; the database took"), "{reason}");
+}
+
 #[tokio::test]
 async fn what_another_role_owns_is_told_before_anything_is_made() {
     let setup = Setup::new().await;
@@ -121,7 +187,11 @@ async fn a_copy_made_before_is_in_no_ones_way() {
     let payload = Payload { swap: true, end_sessions: true, ..Payload::default() };
     let value = restore(&setup, &[], payload).await.unwrap();
     assert_eq!(value["database"], "shop");
-    assert!(databases(&setup.cluster).await.contains(&copy["database"].as_str().unwrap().to_owned()), "{copy}");
+    let copy = copy["database"].as_str().unwrap().to_owned();
+    assert!(databases(&setup.cluster).await.contains(&copy));
+    // But in that of the next one.
+    let error = restore(&setup, &[], Payload::default()).await.unwrap_err();
+    assert!(error.contains(&format!("`{copy}` is there already, restored from this very archive")), "{error}");
 }
 
 #[tokio::test]
@@ -159,12 +229,25 @@ async fn replacing_is_confirmed_and_passwords_are_no_arguments() {
         (vec!["--at", "yesterday"], 1, "is no time; write 2026-01-02"),
         (vec!["--into", "my shop", "--queue"], 1, "cannot be a database's name"),
         (vec!["2026.tar"], 1, "no archive's name"),
+        // What every run would refuse is not left to a worker.
+        (vec!["2001-01-01T00:00:00.tar.gz", "--queue"], 1, "no complete archive 2001-01-01T00:00:00.tar.gz"),
+        (vec!["--into", "copy", "--fixtures", "auth", "--queue"], 1, "no fixtures of group `auth`"),
     ] {
         let output = bullwork(&setup, &[], &[&["backup", "restore"], &arguments[..]].concat());
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(said.contains(wanted), "{arguments:?}: {said}");
         assert!(!said.contains("hunter22"), "{said}");
+    }
+    let long = "x".repeat(2001);
+    for (arguments, wanted) in [
+        (vec!["now", "--queue", "--annotation", &long], "more than 2000 characters"),
+        (vec!["drill", "--at", "2001-01-01", "--queue"], "no archive as old as 2001-01-01T23:59:59Z; the oldest one is 20"),
+        (vec!["verify", "2001-01-01T00:00:00.tar.gz", "--queue"], "no complete archive 2001"),
+    ] {
+        let output = bullwork(&setup, &[], &[&["backup"], &arguments[..]].concat());
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(wanted), "{arguments:?}: {said}");
     }
     assert_eq!(databases(&setup.cluster).await, before);
     let output = bullwork(&setup, &[], &["backup", "restore", "--latest", "--into", "copy"]);

@@ -508,11 +508,14 @@ impl World {
             assert_eq!(ids, self.model.in_place(place), "{key}");
         }
         let keys: Vec<String> = bench.command(&["KEYS", "bull:v:*"]).await;
-        let (mut jobs, mut locks) = (BTreeSet::new(), BTreeMap::new());
+        let (mut jobs, mut locks, mut debounces) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         for key in keys.iter().filter_map(|key| key.strip_prefix("bull:v:")) {
             if let Some(id) = key.strip_suffix(":lock") {
                 let token: String = bench.command(&["GET", &format!("bull:v:{key}")]).await;
                 locks.insert(id.to_owned(), token);
+            } else if let Some(name) = key.strip_prefix("de:") {
+                let holder: String = bench.command(&["GET", &format!("bull:v:{key}")]).await;
+                debounces.insert(name.to_owned(), holder);
             } else if key.starts_with(|c: char| c.is_ascii_digit()) && !key.contains(':')
                 || key.starts_with("repeat:") && !key.ends_with(":logs")
             {
@@ -520,6 +523,8 @@ impl World {
             }
         }
         assert_eq!(jobs, self.model.jobs.keys().cloned().collect());
+        let holders = self.model.debounces.iter().map(|(name, (holder, _))| (name.clone(), holder.clone()));
+        assert_eq!(debounces, holders.collect());
         let held = self.model.jobs.iter().filter_map(|(id, job)| Some((id.clone(), job.lock.clone()?)));
         assert_eq!(locks, held.collect());
         assert!(
