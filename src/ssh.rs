@@ -117,6 +117,10 @@ impl Access {
         if socket.as_os_str().len() > LONGEST_SOCKET || socket.to_str().is_none_or(|path| path.contains(['%', '"', '\\', ' '])) {
             return Ok(None);
         }
+        // A place that cannot be written to is found out here: what `ssh` says of it sounds like the network.
+        if std::fs::File::create_new(&socket).and_then(|_| std::fs::remove_file(&socket)).is_err() {
+            return Ok(None);
+        }
         let master = Program::new("ssh")
             .args(["-M".to_owned(), "-S".to_owned(), socket.display().to_string()])
             .args(&self.line(host, ["sh", "-c", "echo; exec cat >/dev/null"])[1..]);

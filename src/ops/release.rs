@@ -147,7 +147,7 @@ impl Desk {
         let (developers, beta) = (self.ledger.the(Role::Developers).await?, self.ledger.the(Role::Beta).await?);
         let survey = releases.survey(&developers, &developers.project, Look::Trees(paths), None).await?;
         let manifest = survey.into_manifest(&developers.name)?;
-        let to = Delivery { release: 0, paths, removes, manifest: &manifest, server: &beta };
+        let to = Delivery { release: 0, made_at: "", paths, removes, manifest: &manifest, server: &beta };
         let changes = releases.compare(&to, None).await?;
         Ok(Planned { server: beta.name, changes: Some(changes), problem: None })
     }
@@ -228,7 +228,14 @@ impl Desk {
         let mut planned = Vec::new();
         for name in names {
             let server = self.ledger.server(name).await?;
-            let to = Delivery { release: id, paths: &paths, removes: release.removes, manifest: &manifest, server: &server };
+            let to = Delivery {
+                release: id,
+                made_at: &release.made_at,
+                paths: &paths,
+                removes: release.removes,
+                manifest: &manifest,
+                server: &server,
+            };
             planned.push(match releases.compare(&to, None).await {
                 Ok(changes) => Planned { server: server.name, changes: Some(changes), problem: None },
                 Err(error) => Planned { server: server.name, changes: None, problem: Some(error.to_string()) },

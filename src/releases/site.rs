@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::ledger::{Role, Server};
 use super::manifest::{Manifest, Survey};
 use super::paths::{ROOM, parents};
+use super::settings::{RELEASE_KNOWN_HOSTS, RELEASE_SSH_KEY};
 use super::{Across, ReleaseError, Releases, backup, told};
 use crate::ssh::{quote, talk};
 
@@ -32,16 +33,19 @@ pub fn room(release: i64) -> String {
 }
 
 impl Releases {
-    /// `ssh` without a key only says that the server does not take it.
+    /// `ssh` without a key only says that the server does not take it, and without host keys that the server's is not known.
     pub(super) fn has_its_key(&self, server: &Server) -> Result<(), ReleaseError> {
-        let key = &self.access.key;
-        std::fs::File::open(key).map(drop).map_err(|error| {
-            ReleaseError::Refused(format!(
-                "{}: the private key {} (RELEASE_SSH_KEY) cannot be read: {error}",
-                server.name,
-                key.display()
-            ))
-        })
+        let files = [
+            (&self.access.key, "the private key", &RELEASE_SSH_KEY),
+            (&self.access.known_hosts, "the file of host keys", &RELEASE_KNOWN_HOSTS),
+        ];
+        for (file, what, setting) in files {
+            std::fs::File::open(file).map_err(|error| {
+                let (server, file, setting) = (&server.name, file.display(), setting.name);
+                ReleaseError::Refused(format!("{server}: {what} {file} ({setting}) cannot be read: {error}"))
+            })?;
+        }
+        Ok(())
     }
 
     /// What each of `servers` lacks. Where files go from beta by its own key, whether that leads to the business servers too.
@@ -81,7 +85,8 @@ impl Releases {
         talk(program, input).await.map_err(|cause| ReleaseError::Remote { server: server.name.clone(), doing, cause })
     }
 
-    /// Looks at what is in `directory` of a server. With `owner`, the room of the release is made, and is that owner's from now on.
+    /// Looks at what is in `directory` of a server. With `owner`, the room of the release (its number, and when it was made) is made,
+    /// and is that owner's from now on.
     ///
     /// # Errors
     /// When the server cannot be reached, or something cannot be read.
@@ -90,7 +95,7 @@ impl Releases {
         server: &Server,
         directory: &str,
         look: Look<'_>,
-        owner: Option<(i64, &str)>,
+        owner: Option<(i64, &str, &str)>,
     ) -> Result<Survey, ReleaseError> {
         let (how, what, names) = match look {
             Look::Trees(names) => ("tree", "digests", names),
@@ -102,8 +107,8 @@ impl Releases {
         for (mark, name) in above.into_iter().map(|name| ('=', name)).chain(names.iter().map(|name| ('+', name.as_str()))) {
             list.extend(mark.to_string().bytes().chain(name.bytes()).chain([0]));
         }
-        let (room, owner) = owner.map(|(release, owner)| (room(release), owner)).unwrap_or_default();
-        let answer = self.script(server, LOOKING, SURVEY, &[directory, how, what, &room, owner], list).await?;
+        let (room, made_at, owner) = owner.map(|(release, made_at, owner)| (room(release), made_at, owner)).unwrap_or_default();
+        let answer = self.script(server, LOOKING, SURVEY, &[directory, how, what, &room, owner, made_at], list).await?;
         Ok(Survey::read(&answer, &server.name)?)
     }
 

@@ -1,7 +1,8 @@
 //! Files beside a project, then in their places.
 //!
 //! ```text
-//! PROJECT/.bullwork-releases/12/owner               who may put files in place: one claim of a worker
+//! PROJECT/.bullwork-releases/12/of                  which release 12 it is: numbers begin anew with a new list of releases
+//!                               owner               who may put files in place: one claim of a worker
 //!                               new/…               what arrived
 //!                               old/…               what was replaced, or taken away
 //!                               added-files, added-directories   what was not there before
@@ -51,6 +52,8 @@ enum Way<'a> {
 pub struct Delivery<'a> {
     /// The release.
     pub release: i64,
+    /// When that was made: no other release with this number was made then.
+    pub made_at: &'a str,
     /// The names that the controller listed.
     pub paths: &'a [String],
     /// Whether what listed directories hold too much goes.
@@ -68,7 +71,7 @@ impl Releases {
     /// When the server cannot be reached, something is in the way, or it has no room.
     pub async fn compare(&self, to: &Delivery<'_>, owner: Option<&str>) -> Result<Changes, ReleaseError> {
         let (server, names) = (to.server, entries(to.manifest));
-        let owner = owner.map(|owner| (to.release, owner));
+        let owner = owner.map(|owner| (to.release, to.made_at, owner));
         let survey = match self.survey(server, &server.project, Look::Entries(&names), owner).await {
             Ok(survey) => survey,
             // It is there, and lacks something: which?
@@ -195,7 +198,8 @@ impl Releases {
     /// When nothing is kept, or a file cannot be put back.
     pub async fn back(&self, server: &Server, release: i64, owner: Option<&str>) -> Result<Changes, ReleaseError> {
         let look = if owner.is_none() { "look" } else { "" };
-        let arguments = [server.project.as_str(), &room(release), owner.unwrap_or_default(), look];
+        let made_at = self.ledger.release(release).await?.made_at;
+        let arguments = [server.project.as_str(), &room(release), owner.unwrap_or_default(), look, &made_at];
         let answer = self.script(server, "rolling back", ROLLBACK, &arguments, Vec::new()).await?;
         let mut changes = Changes::default();
         for item in answer.split(|byte| *byte == 0).filter(|item| !item.is_empty()) {

@@ -114,7 +114,14 @@ impl Releases {
         let beta = self.ledger.the(Role::Beta).await?;
         let release = self.ledger.release(claim.release).await?;
         let (manifest, paths) = (self.ledger.manifest(release.id).await?, self.ledger.paths(release.id).await?);
-        let to = Delivery { release: release.id, paths: &paths, removes: release.removes, manifest: &manifest, server };
+        let to = Delivery {
+            release: release.id,
+            made_at: &release.made_at,
+            paths: &paths,
+            removes: release.removes,
+            manifest: &manifest,
+            server,
+        };
         let changes = self.stage(run, &Source::Beta(&beta), &to, &claim.owner).await?;
         if let Some(line) = &self.hooks.before {
             self.hook(server, release.id, "the hook before the switch", line).await?;

@@ -2,7 +2,7 @@
 # Tells what is in a project directory.
 #
 # $1 project directory, $2 `tree` (with all that is below) or `entries` (each by itself), $3 `digests` or `names`,
-# $4 room to make for a release, or nothing, $5 who owns it then
+# $4 room to make for a release, or nothing, $5 who owns it then, $6 which release it is: numbers begin anew with a new list
 # stdin: names, each ended by NUL: `+NAME` to look at, `=NAME` only to tell what it is
 # stdout: `free KIB` NUL, then for each entry `TYPE MODE SIZE` NUL `./NAME` NUL `LINK` NUL, where TYPE is find's or `-` for
 # what is missing, and for each file a line `DIGEST *./NAME`
@@ -21,6 +21,23 @@ if [ -n "$4" ]; then
         echo "rsync is not installed" >&2
         exit 1
     }
+    of=$6
+    if [ -e "$4.back" ]; then
+        of=$(cat -- "$4.back")
+    elif [ -e "$4/of" ]; then
+        of=$(cat -- "$4/of")
+    elif [ -e "$4/old" ]; then
+        of=
+    fi
+    if [ "$of" != "$6" ]; then
+        echo "$1/$4 is of another release with this number: the list of releases is not the one that it was (RELEASE_STATE_FILE, STATE_DATABASE_URL);" \
+            "go back to that one, or move $1/${4%%/*} away, which keeps what earlier releases replaced" >&2
+        exit 1
+    fi
+    mkdir -p -- "$4"
+    printf '%s\n' "$6" >"$4/of.new"
+    mv -f -- "$4/of.new" "$4/of"
+    rm -f -- "$4.back"
     mkdir -p -- "$4/new" "$4/old"
     # Others have no business with what releases keep.
     chmod 700 -- "${4%%/*}"

@@ -31,6 +31,10 @@ async fn a_wrong_key_and_unknown_or_changed_host_keys_are_told_apart() {
     let told = problem(&fleet).await;
     assert!(told.contains("dev: looking at the project: it does not take our key"), "{told}");
     fleet.more.clear();
+    fleet.more.push(("RELEASE_KNOWN_HOSTS".to_owned(), "/no/hosts".to_owned()));
+    let told = problem(&fleet).await;
+    assert!(told.contains("dev: the file of host keys /no/hosts (RELEASE_KNOWN_HOSTS) cannot be read: No such file"), "{told}");
+    fleet.more.clear();
     fleet.more.push(("RELEASE_SSH_KEY".to_owned(), "/no/key".to_owned()));
     let told = problem(&fleet).await;
     assert!(told.contains("dev: the private key /no/key (RELEASE_SSH_KEY) cannot be read: No such file"), "{told}");

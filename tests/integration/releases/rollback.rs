@@ -1,6 +1,8 @@
 //! Replaced files come back.
 
+use bullwork::releases::ledger::Role;
 use bullwork::releases::states::{ReleaseState, ServerState};
+use bullwork::releases::worker1::Stands;
 use bullwork::releases::worker2::Worked;
 
 use super::fleet::{Fleet, told};
@@ -164,4 +166,46 @@ async fn a_release_that_cannot_be_rolled_back_keeps_nobody_from_the_next_one() {
     assert_eq!(fleet.read("web1", "f").as_deref(), Some("3"));
     let (code, list, error) = told(&fleet.bullwork(&["release", "status", "--all"]));
     assert!(code == Some(0) && list.lines().count() == 3, "{list}{error}");
+}
+
+#[tokio::test]
+async fn a_new_list_of_releases_never_takes_what_an_earlier_one_kept_for_its_own() {
+    let mut fleet = Fleet::start(1).await;
+    fleet.write("dev", "f", "2");
+    fleet.write("web1", "f", "1");
+    released(&fleet, &["f"], &["web1"]).await;
+    // The list is lost: numbers begin anew.
+    let old = fleet.ledger();
+    fleet.more.push(("RELEASE_STATE_FILE".to_owned(), fleet.path("new.db").display().to_string()));
+    let new = fleet.ledger();
+    new.prepare().await.unwrap();
+    let servers = ["dev", "beta", "web1"].map(|name| (name, fleet.servers[name].port));
+    for ((name, port), role) in servers.into_iter().zip([Role::Developers, Role::Beta, Role::Business]) {
+        new.add_servers(&[fleet.new_server(name, role, port)]).await.unwrap();
+    }
+    fleet.write("dev", "f", "3");
+    let id = fleet.begin(&["f"], false).await;
+    assert_eq!(id, 1, "the number of the one that was lost");
+    let failed = fleet.worker1().await;
+    let other = "is of another release with this number: the list of releases is not the one that it was";
+    assert!(matches!(&failed, Stands::Failed(1, ReleaseState::BetaError, p) if p.contains(other)), "{failed:?}");
+    assert_eq!(fleet.read("beta", "f").as_deref(), Some("2"), "nothing is changed there");
+
+    // Where that was mended on beta alone, a business server still keeps it.
+    std::fs::remove_dir_all(fleet.project("beta").join(".bullwork-releases")).unwrap();
+    assert!(new.step(id, ReleaseState::BetaError, ReleaseState::BetaCopying, "me", "", None).await.unwrap());
+    assert_eq!(fleet.worker1().await, Stands::At(id, ReleaseState::BetaDone));
+    fleet.to_production(id, &["web1"]).await;
+    let failed = fleet.worker2("web1").await;
+    assert!(matches!(&failed, Worked::Failed(p, _) if p.contains(other) && p.contains("web1")), "{failed:?}");
+    assert_eq!(fleet.read("web1", "f").as_deref(), Some("2"));
+    let server = new.server("web1").await.unwrap();
+    let told = fleet.releases().back(&server, id, None).await.unwrap_err().to_string();
+    assert!(told.contains(other), "{told}");
+
+    // The list that was there before still brings back what it replaced.
+    fleet.more.clear();
+    old.want_rollback(id, &[], "me").await.unwrap();
+    assert!(matches!(fleet.worker2("web1").await, Worked::Done(..)));
+    assert_eq!(fleet.read("web1", "f").as_deref(), Some("1"));
 }
