@@ -228,14 +228,7 @@ impl Desk {
         let mut planned = Vec::new();
         for name in names {
             let server = self.ledger.server(name).await?;
-            let to = Delivery {
-                release: id,
-                made_at: &release.made_at,
-                paths: &paths,
-                removes: release.removes,
-                manifest: &manifest,
-                server: &server,
-            };
+            let to = Delivery::of(&release, &paths, &manifest, &server);
             planned.push(match releases.compare(&to, None).await {
                 Ok(changes) => Planned { server: server.name, changes: Some(changes), problem: None },
                 Err(error) => Planned { server: server.name, changes: None, problem: Some(error.to_string()) },

@@ -16,7 +16,7 @@
 use std::path::PathBuf;
 
 use super::copy::{Amount, Stage};
-use super::ledger::Server;
+use super::ledger::{Release, Server};
 use super::manifest::{Changes, Manifest, Survey, Thing};
 use super::site::{Look, entries, room};
 use super::{Across, ReleaseError, Releases};
@@ -62,6 +62,14 @@ pub struct Delivery<'a> {
     pub manifest: &'a Manifest,
     /// The server.
     pub server: &'a Server,
+}
+
+impl<'a> Delivery<'a> {
+    /// What `release` brings to `server`.
+    #[must_use]
+    pub fn of(release: &'a Release, paths: &'a [String], manifest: &'a Manifest, server: &'a Server) -> Self {
+        Delivery { release: release.id, made_at: &release.made_at, paths, removes: release.removes, manifest, server }
+    }
 }
 
 impl Releases {

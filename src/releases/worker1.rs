@@ -91,14 +91,7 @@ impl Releases {
         let paths = self.ledger.paths(release.id).await?;
         let found = self.survey(&developers, &developers.project, Look::Trees(&paths), None).await?;
         let manifest = found.into_manifest(&developers.name)?;
-        let to = Delivery {
-            release: release.id,
-            made_at: &release.made_at,
-            paths: &paths,
-            removes: release.removes,
-            manifest: &manifest,
-            server: &beta,
-        };
+        let to = Delivery::of(release, &paths, &manifest, &beta);
         let changes = self.stage(run, &Source::Developers(&developers), &to, actor).await?;
         self.switch(&to, &changes, actor).await?;
         let (files, bytes) = manifest.extent();

@@ -98,7 +98,10 @@ impl Releases {
         let joined = joined.map_err(|cause| ReleaseError::Remote { server: server.name.clone(), doing: LOOKING, cause })?;
         let Some((access, joined)) = joined else { return self.serve_at(run, claim, &server).await };
         let served = Releases { access, ..self.clone() }.serve_at(run, claim, &server).await;
-        joined.end().await;
+        if served.is_ok() {
+            joined.end().await;
+        }
+        // Else it is cut: where nobody answers any more, its end would be waited for.
         served
     }
 
@@ -114,14 +117,7 @@ impl Releases {
         let beta = self.ledger.the(Role::Beta).await?;
         let release = self.ledger.release(claim.release).await?;
         let (manifest, paths) = (self.ledger.manifest(release.id).await?, self.ledger.paths(release.id).await?);
-        let to = Delivery {
-            release: release.id,
-            made_at: &release.made_at,
-            paths: &paths,
-            removes: release.removes,
-            manifest: &manifest,
-            server,
-        };
+        let to = Delivery::of(&release, &paths, &manifest, server);
         let changes = self.stage(run, &Source::Beta(&beta), &to, &claim.owner).await?;
         if let Some(line) = &self.hooks.before {
             self.hook(server, release.id, "the hook before the switch", line).await?;
